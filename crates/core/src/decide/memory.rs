@@ -1,0 +1,124 @@
+//! Since when things are as they are: all that a decision remembers.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::upkeep;
+use crate::record::{EndCause, Phase};
+use crate::sync::Voter;
+use crate::view::View;
+use crate::vocabulary::{Epoch, Now};
+
+/// Crashes older than this are forgotten.
+const CRASH_WINDOW: Duration = Duration::from_secs(300);
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Memory {
+    /// The ended epoch that the record shows, and since when.
+    pub ended_since: Option<(Epoch, Now)>,
+    /// The grant that the record shows and nothing has opened yet, and since when.
+    pub granted_since: Option<(Epoch, Now)>,
+    /// Why this member is ending the epoch that it holds.
+    pub ending: Option<(Epoch, EndCause)>,
+    /// Voters of the record that are not live, and since when.
+    #[serde(with = "pairs")]
+    pub lost_since: BTreeMap<Voter, Now>,
+    /// When this member last stepped down because its server hung.
+    pub stepped_down_at: Option<Now>,
+    /// When PostgreSQL died by itself here, by epoch.
+    pub crashes: BTreeMap<Epoch, Now>,
+    /// The epoch that is followed without streaming, and since when.
+    pub not_streaming_since: Option<(Epoch, Now)>,
+    /// The switchover that was asked for, and since when it is seen.
+    pub switchover_since: Option<(u64, Now)>,
+    /// Whether this process has seen its server opened under this epoch; a server that died before was not its doing.
+    pub saw_open: Option<Epoch>,
+}
+
+/// JSON's maps have text for keys: written as a list of pairs.
+mod pairs {
+    use super::{BTreeMap, Now, Voter};
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(map: &BTreeMap<Voter, Now>, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(map)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<Voter, Now>, D::Error> {
+        Ok(Vec::<(Voter, Now)>::deserialize(from)?.into_iter().collect())
+    }
+}
+
+impl Memory {
+    /// Brings the memory up to date with what is seen now.
+    pub fn observe(&mut self, view: &View) {
+        let record = &view.record;
+        match record.phase {
+            Phase::Ended { .. } if self.ended_since.is_none_or(|(epoch, _)| epoch != record.epoch) => {
+                self.ended_since = Some((record.epoch, view.now));
+            }
+            Phase::Ended { .. } => {}
+            _ => self.ended_since = None,
+        }
+        match record.phase {
+            Phase::Granted if self.granted_since.is_none_or(|(epoch, _)| epoch != record.epoch) => {
+                self.granted_since = Some((record.epoch, view.now));
+            }
+            Phase::Granted => {}
+            _ => self.granted_since = None,
+        }
+        if self.ending.as_ref().is_some_and(|(epoch, _)| *epoch < record.epoch) {
+            self.ending = None;
+        }
+        if let Some(running) = view.running()
+            && let Some(opened) = running.opened
+        {
+            self.saw_open = Some(opened);
+        }
+        self.crashes.retain(|_, at| view.now.since(*at) < CRASH_WINDOW);
+        self.observe_voters(view);
+        self.observe_streaming(view);
+        match &record.switchover {
+            Some(switchover) if self.switchover_since.is_none_or(|(id, _)| id != switchover.id) => {
+                self.switchover_since = Some((switchover.id, view.now));
+            }
+            Some(_) => {}
+            None => self.switchover_since = None,
+        }
+    }
+
+    fn observe_voters(&mut self, view: &View) {
+        let voters = match view.record.sync() {
+            Some(sync) if super::holds_open(view) => &sync.voters,
+            _ => {
+                self.lost_since.clear();
+                return;
+            }
+        };
+        self.lost_since.retain(|voter, _| voters.contains(voter));
+        for voter in voters {
+            if upkeep::is_live(view, voter) {
+                self.lost_since.remove(voter);
+            } else {
+                self.lost_since.entry(voter.clone()).or_insert(view.now);
+            }
+        }
+    }
+
+    fn observe_streaming(&mut self, view: &View) {
+        let epoch = view.record.epoch;
+        let follows = view.upstream.as_ref().is_some_and(|upstream| upstream.epoch == epoch);
+        let streams = view.running().is_some_and(|running| running.streaming.is_some());
+        if !follows || streams {
+            self.not_streaming_since = None;
+        } else if self.not_streaming_since.is_none_or(|(since_epoch, _)| since_epoch != epoch) {
+            self.not_streaming_since = Some((epoch, view.now));
+        }
+    }
+
+    pub fn ended_for(&self, view: &View) -> Duration {
+        self.ended_since.map_or(Duration::ZERO, |(_, since)| view.now.since(since))
+    }
+}

@@ -1,0 +1,185 @@
+//! Who may be promoted, who should be, and whose flush then acknowledges its commits.
+//!
+//! A member is **proven** when it holds every commit that was ever acknowledged: as the furthest of enough
+//! reports of the voters, or as the last holder with its directory unchanged; and never below the floor, where the
+//! newest timeline began.
+
+use std::cmp::Reverse;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::lineage::{self, Beyond, Standing};
+use crate::mutant::{Mutant, mutated};
+use crate::record::{EndCause, OnCrash, Phase, Record, Report, Tenure};
+use crate::sync::{SyncSet, Voter, wanted_acknowledgements};
+use crate::vocabulary::{Incarnation, Lsn, MemberId};
+
+/// Why a member may not be promoted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unproven {
+    /// No data was ever made.
+    Unfounded,
+    /// It has not reported since the epoch ended.
+    NoReport,
+    /// Its directory is not the one that reported.
+    OtherIncarnation,
+    /// It holds WAL that the cluster abandoned.
+    OffLineage,
+    /// It ends before the newest timeline begins.
+    BelowFloor { position: Lsn, floor: Lsn },
+    /// Commits were acknowledged by the last holder alone.
+    OnlyHolder { holder: MemberId },
+    /// Too few voters have reported to know what was acknowledged.
+    TooFewReports { reported: usize, needed: usize, missing: Vec<MemberId> },
+    /// Another reported more.
+    Behind { position: Lsn, furthest: Lsn },
+}
+
+impl fmt::Display for Unproven {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unproven::Unfounded => write!(f, "the cluster has no data yet"),
+            Unproven::NoReport => write!(f, "it has not reported what it holds"),
+            Unproven::OtherIncarnation => write!(f, "its data directory was replaced since it reported"),
+            Unproven::OffLineage => write!(f, "it holds WAL that the cluster abandoned"),
+            Unproven::BelowFloor { position, floor } => {
+                write!(f, "it ends at {position}, before the newest timeline begins at {floor}")
+            }
+            Unproven::OnlyHolder { holder } => write!(f, "{holder} acknowledged commits alone"),
+            Unproven::TooFewReports { reported, needed, missing } => {
+                let names: Vec<&str> = missing.iter().map(MemberId::as_str).collect();
+                write!(f, "{reported} of the {needed} reports needed are in (missing: {})", names.join(", "))
+            }
+            Unproven::Behind { position, furthest } => {
+                write!(f, "it ends at {position}, another reported {furthest}")
+            }
+        }
+    }
+}
+
+/// Whether `member`, with the directory `incarnation`, holds every acknowledged commit.
+pub fn may_be_promoted(record: &Record, member: &MemberId, incarnation: Incarnation) -> Result<(), Unproven> {
+    let base = record.base.as_ref().ok_or(Unproven::Unfounded)?;
+    let report = fresh_report(record, member).ok_or(Unproven::NoReport)?;
+    if report.incarnation != incarnation {
+        return Err(Unproven::OtherIncarnation);
+    }
+    let standing = standing(record, report);
+    if !on_lineage(record, member, report, &standing) {
+        return Err(Unproven::OffLineage);
+    }
+    let floor = record.floor();
+    if standing.position < floor && !mutated(Mutant::FloorIgnored) {
+        return Err(Unproven::BelowFloor { position: standing.position, floor });
+    }
+    if base.holder == *member && (base.incarnation == incarnation || mutated(Mutant::IncarnationIgnored)) {
+        return Ok(());
+    }
+    behind_nobody(record, base, standing.position)
+}
+
+/// The proof by reports: enough voters have spoken, and `position` is not behind any of them.
+fn behind_nobody(record: &Record, base: &Tenure, position: Lsn) -> Result<(), Unproven> {
+    if base.sync.is_lone() {
+        let alone = Err(Unproven::OnlyHolder { holder: base.holder.clone() });
+        return if mutated(Mutant::LoneIgnored) { Ok(()) } else { alone };
+    }
+    let reported: Vec<&Report> =
+        base.sync.voters.iter().filter_map(|voter| voter_report(record, voter)).collect();
+    let needed = base.sync.reports_needed();
+    if reported.len() < needed && !mutated(Mutant::OneReportSuffices) {
+        let missing = base.sync.voters.iter().filter(|voter| voter_report(record, voter).is_none());
+        let missing = missing.map(|voter| voter.member.clone()).collect();
+        return Err(Unproven::TooFewReports { reported: reported.len(), needed, missing });
+    }
+    let furthest = reported.iter().map(|report| standing(record, report).position).max().unwrap_or(Lsn::ZERO);
+    if position < furthest && !mutated(Mutant::NotTheFurthest) {
+        return Err(Unproven::Behind { position, furthest });
+    }
+    Ok(())
+}
+
+/// The sync set under which `holder` would be promoted: everyone who has just reported a prefix of what it holds.
+pub fn voters_under(record: &Record, holder: &MemberId) -> SyncSet {
+    let Some(own) = record.reports.get(holder) else {
+        return SyncSet::lone();
+    };
+    let may_vote = |member: &MemberId, report: &Report| {
+        member != holder
+            && report.epoch == record.epoch
+            && (lineage::compare(&own.extent.history, &report.extent).may_follow()
+                && report.extent.end <= own.extent.end
+                || mutated(Mutant::VotersUnchecked))
+    };
+    let voters = record
+        .reports
+        .iter()
+        .filter(|(member, report)| may_vote(member, report))
+        .map(|(member, report)| Voter { member: member.clone(), incarnation: report.incarnation });
+    SyncSet::new(voters, wanted_acknowledgements(record.data_members().count()))
+}
+
+/// Everyone who may be promoted now, the best first.
+///
+/// A member that an operator named, or that the last holder stopped for, comes first; then the fit before the unfit, the last holder last if it is to blame,
+/// the most WAL, the least left to replay, the priority, and the name.
+pub fn ranking(record: &Record) -> Vec<MemberId> {
+    let holder = record.newest_tenure().map(|tenure| &tenure.holder);
+    let named = record.switchover.as_ref().and_then(|switchover| switchover.to.as_ref());
+    let (wanted, blamed) = match &record.phase {
+        Phase::Ended { cause: EndCause::Switchover { to: Some(to) } } => (named.or(Some(to)), holder),
+        Phase::Ended { cause: EndCause::Crashed } if record.settings.on_crash == OnCrash::Restart => {
+            (named.or(holder), None)
+        }
+        Phase::Ended { cause } if cause.blames_holder() => (named, holder),
+        _ => (named, None),
+    };
+    let mut candidates: Vec<(&MemberId, &Report)> = record
+        .reports
+        .iter()
+        .filter(|(member, report)| may_be_promoted(record, member, report.incarnation).is_ok())
+        .collect();
+    candidates.sort_by_key(|(member, report)| {
+        let position = standing(record, report).position;
+        let unreplayed = report.extent.end.bytes_ahead_of(report.replayed);
+        let priority = record.members.get(*member).map_or(0, |row| row.priority);
+        (
+            wanted != Some(*member),
+            report.unfit.is_some(),
+            blamed == Some(*member),
+            Reverse(position),
+            unreplayed,
+            Reverse(priority),
+            (*member).clone(),
+        )
+    });
+    candidates.into_iter().map(|(member, _)| member.clone()).collect()
+}
+
+fn fresh_report<'a>(record: &'a Record, member: &MemberId) -> Option<&'a Report> {
+    record.reports.get(member).filter(|report| report.epoch == record.epoch)
+}
+
+/// A voter's report counts as long as its directory lives: it has not streamed since.
+fn voter_report<'a>(record: &'a Record, voter: &Voter) -> Option<&'a Report> {
+    let same_life =
+        |report: &&Report| report.incarnation == voter.incarnation || mutated(Mutant::IncarnationIgnored);
+    record.reports.get(&voter.member).filter(same_life)
+}
+
+fn standing(record: &Record, report: &Report) -> Standing {
+    lineage::compare(&record.lineage, &report.extent)
+}
+
+fn on_lineage(record: &Record, member: &MemberId, report: &Report, standing: &Standing) -> bool {
+    let voter = Voter { member: member.clone(), incarnation: report.incarnation };
+    match &standing.beyond {
+        Beyond::Nothing => true,
+        Beyond::Extension { timelines } => {
+            timelines.iter().all(|timeline| record.was_reserved_for(*timeline, &voter))
+        }
+        Beyond::Diverged { .. } | Beyond::Unrelated => false,
+    }
+}

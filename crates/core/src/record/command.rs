@@ -1,0 +1,154 @@
+//! The entries of the replicated log, and what becomes of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Member, Report, Settings};
+use crate::lineage::History;
+use crate::sync::SyncSet;
+use crate::vocabulary::{Epoch, Incarnation, MemberId, Timeline};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Command {
+    /// The first entry: who the cluster is.
+    Create {
+        cluster: String,
+        settings: Settings,
+        members: BTreeMap<MemberId, Member>,
+    },
+    /// A data member has made the first data directory.
+    Found {
+        member: MemberId,
+        incarnation: Incarnation,
+        system_identifier: u64,
+    },
+    /// The lease, for the epoch after the one that ended. Voters and timeline follow from the record.
+    Grant {
+        epoch: Epoch,
+        holder: MemberId,
+        incarnation: Incarnation,
+        request: u64,
+    },
+    /// The holder was promoted: PostgreSQL's history now is this.
+    Open {
+        epoch: Epoch,
+        history: History,
+        next_xid: u64,
+        at_unix_ms: u64,
+    },
+    /// Nobody writes under this epoch any more, and never will again.
+    End {
+        epoch: Epoch,
+        cause: EndCause,
+    },
+    Report {
+        member: MemberId,
+        report: Report,
+    },
+    /// Who is proven to acknowledge commits from now on, and whom PostgreSQL is to ask for it; if nothing of this
+    /// has changed since `serial`.
+    SetSync {
+        epoch: Epoch,
+        serial: u64,
+        sync: SyncSet,
+        names: SyncSet,
+    },
+    RequestSwitchover {
+        id: u64,
+        epoch: Epoch,
+        to: Option<MemberId>,
+    },
+    CancelSwitchover {
+        id: u64,
+        why: String,
+    },
+}
+
+/// Why an epoch ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndCause {
+    /// The data directory was made; nothing was granted yet.
+    Founded,
+    /// The holder's PostgreSQL died, and none of its processes is left.
+    Crashed,
+    /// The holder ended a PostgreSQL that did not answer.
+    Hung { what: String },
+    /// The holder stopped PostgreSQL for a planned change of the primary.
+    Switchover { to: Option<MemberId> },
+    /// The member was started anew, and no PostgreSQL of this epoch is left.
+    Restarted,
+    /// The grant came too late or the promotion failed; PostgreSQL was not opened, or is gone again.
+    NotOpened { why: String },
+    /// The data directory is gone or is not the one that was granted.
+    DirectoryLost,
+    /// These voters, a majority, said that the lease has run out.
+    Expired { voters: BTreeSet<MemberId> },
+}
+
+impl EndCause {
+    /// Whether the last holder is at fault, so that another is to be preferred.
+    pub fn blames_holder(&self) -> bool {
+        !matches!(self, EndCause::Founded | EndCause::Restarted)
+    }
+}
+
+impl fmt::Display for EndCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EndCause::Founded => write!(f, "the data directory was made"),
+            EndCause::Crashed => write!(f, "PostgreSQL died, none of its processes is left"),
+            EndCause::Hung { what } => write!(f, "PostgreSQL was ended because {what}"),
+            EndCause::Switchover { to: Some(to) } => {
+                write!(f, "PostgreSQL was stopped for a switchover to {to}")
+            }
+            EndCause::Switchover { to: None } => write!(f, "PostgreSQL was stopped for a switchover"),
+            EndCause::Restarted => write!(f, "the member was started anew"),
+            EndCause::NotOpened { why } => write!(f, "it was not opened: {why}"),
+            EndCause::DirectoryLost => write!(f, "the data directory is gone"),
+            EndCause::Expired { voters } => {
+                let names: Vec<&str> = voters.iter().map(MemberId::as_str).collect();
+                write!(f, "the lease has run out at {}", names.join(" and "))
+            }
+        }
+    }
+}
+
+/// What applying a command did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Applied {
+    Done,
+    /// It was so already: a repeated proposal.
+    Already,
+    Refused(Refusal),
+}
+
+/// Why a command was not applied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    #[error("the cluster has been created already")]
+    Created,
+    #[error("{0} is not a data member of this cluster")]
+    NotAMember(MemberId),
+    #[error("the record is at epoch {now}, in another state; the command was for epoch {wanted}")]
+    OtherEpoch { now: Epoch, wanted: Epoch },
+    #[error("{member} may not be promoted: {why}")]
+    NotProven { member: MemberId, why: String },
+    #[error(
+        "PostgreSQL came up on timeline {came}, not on {reserved} as reserved, or not as a continuation of the lineage"
+    )]
+    WrongTimeline { came: Timeline, reserved: Timeline },
+    #[error("{0} of the store's voters is not a majority")]
+    NoMajority(usize),
+    #[error("the sync set has been changed since")]
+    OtherSync,
+    #[error("PostgreSQL's names, old or new, would not cover the sync set")]
+    OrderLaw,
+    #[error("the command cannot be read")]
+    Unreadable,
+    #[error("another switchover is under way")]
+    SwitchoverUnderWay,
+}
