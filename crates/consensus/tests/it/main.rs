@@ -1,0 +1,10 @@
+//! Replicas on simulated disks, in one thread.
+
+mod cluster;
+mod failures;
+mod hostile;
+mod membership;
+mod opening;
+mod random;
+mod replication;
+mod sim_disk;

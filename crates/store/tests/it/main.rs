@@ -1,0 +1,5 @@
+//! Stores on real directories, with links in memory.
+
+mod cluster;
+mod contract;
+mod faults;
