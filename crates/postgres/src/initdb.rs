@@ -1,0 +1,185 @@
+//! A new cluster: initdb, then Mainstay's roles and the application's through a single-user server.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use mainstay_core::Incarnation;
+use postgres_protocol::password::scram_sha_256;
+use tokio::io::AsyncWriteExt;
+
+use crate::control::{self, ControlError};
+use crate::directory::{Change, DirectoryError, Operation};
+use crate::layout::Layout;
+use crate::tools::{self, Tools, ToolsError};
+use crate::upstream::{ADMINISTRATION_ROLE, REPLICATION_ROLE};
+
+/// Both steps are a matter of seconds; a slow disk may take minutes to sync.
+const TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Why no cluster was made. The mark stays; trying again begins anew.
+#[derive(Debug, thiserror::Error)]
+pub enum InitdbError {
+    #[error("{what} must not be empty, and must not contain line breaks")]
+    Text { what: &'static str },
+    #[error("cannot make a new cluster")]
+    Tool(#[from] ToolsError),
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+}
+
+/// What a new cluster contains beside Mainstay's superuser role.
+#[derive(Clone)]
+pub struct InitdbOptions {
+    /// The password of the replication role.
+    pub replication_password: String,
+    /// The application's role and database, if they are wanted.
+    pub application: Option<Application>,
+}
+
+/// An application's role and the database that it owns.
+#[derive(Clone)]
+pub struct Application {
+    pub role: String,
+    pub password: String,
+    pub database: String,
+}
+
+/// What came into being.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Initialized {
+    pub system_identifier: u64,
+    pub incarnation: Incarnation,
+}
+
+/// Makes a new cluster in the empty (or half-initialized) data directory. `postgresql.conf` must have been written.
+///
+/// Encoding UTF8, locale C.UTF-8, data checksums. PGDATA gets no configuration files: nothing but Mainstay starts it.
+pub async fn initdb(
+    tools: &Tools,
+    layout: &Layout,
+    options: &InitdbOptions,
+) -> Result<Initialized, InitdbError> {
+    let statements = statements(options)?;
+    let change = Change::begin(tools, layout, Operation::Initdb, None).await?;
+    change.wipe().await?;
+    tools::run("initdb", initdb_command(tools, layout), TIMEOUT).await?;
+    for name in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"] {
+        let path = layout.data().join(name);
+        crate::blocking::blocking(move || crate::durable::remove(&path))
+            .await
+            .map_err(DirectoryError::from)?;
+    }
+    run_single_user(tools, layout, &statements).await?;
+    let system_identifier = control::read(tools, layout).await?.system_identifier;
+    let incarnation = change.complete(Some(system_identifier)).await?;
+    Ok(Initialized { system_identifier, incarnation })
+}
+
+fn initdb_command(tools: &Tools, layout: &Layout) -> tokio::process::Command {
+    let mut command = tools.command("initdb", layout.root());
+    command.arg("--pgdata").arg(layout.data());
+    command.arg(format!("--username={ADMINISTRATION_ROLE}"));
+    command.args(["--encoding=UTF8", "--locale=C.UTF-8", "--data-checksums"]);
+    command.args(["--auth-local=peer", "--auth-host=scram-sha-256"]);
+    if let Some(wal) = layout.wal() {
+        command.arg("--waldir").arg(wal);
+    }
+    command
+}
+
+/// One statement per line, as the single-user server reads them. Passwords are in it as SCRAM verifiers only: an
+/// erroneous statement is printed to the log.
+fn statements(options: &InitdbOptions) -> Result<String, InitdbError> {
+    check_text("the replication password", &options.replication_password)?;
+    let mut lines = vec![create_role(REPLICATION_ROLE, "REPLICATION", &options.replication_password)];
+    // What pg_rewind reads the source with, granted in the database that it connects to.
+    for function in [
+        "pg_ls_dir(text, boolean, boolean)",
+        "pg_stat_file(text, boolean)",
+        "pg_read_binary_file(text)",
+        "pg_read_binary_file(text, bigint, bigint, boolean)",
+    ] {
+        lines.push(format!("GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {REPLICATION_ROLE}"));
+    }
+    if let Some(application) = &options.application {
+        check_text("the application's role", &application.role)?;
+        check_text("the application's password", &application.password)?;
+        check_text("the application's database", &application.database)?;
+        let role = quote_identifier(&application.role);
+        lines.push(create_role(&role, "", &application.password));
+        // The database may be one that initdb makes.
+        if application.database != "postgres" {
+            lines.push(format!("CREATE DATABASE {} OWNER {role}", quote_identifier(&application.database)));
+        } else {
+            lines.push(format!("ALTER DATABASE postgres OWNER TO {role}"));
+        }
+    }
+    Ok(lines.join("\n") + "\n")
+}
+
+fn create_role(role: &str, attributes: &str, password: &str) -> String {
+    let verifier = scram_sha_256(password.as_bytes());
+    format!("CREATE ROLE {role} LOGIN {attributes} PASSWORD '{verifier}'")
+}
+
+fn check_text(what: &'static str, text: &str) -> Result<(), InitdbError> {
+    let is_bad = text.is_empty() || text.chars().any(char::is_control);
+    if is_bad { Err(InitdbError::Text { what }) } else { Ok(()) }
+}
+
+fn quote_identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+async fn run_single_user(tools: &Tools, layout: &Layout, statements: &str) -> Result<(), ToolsError> {
+    const PROGRAM: &str = "postgres";
+    let mut command = tools.command(PROGRAM, layout.root());
+    command.arg("--single").arg("-D").arg(layout.data());
+    command.arg("-c").arg(format!("config_file={}", layout.configuration_file().display()));
+    // Otherwise it goes on behind an error, and ends with success. Nobody is there to confirm a commit.
+    command.args(["-c", "exit_on_error=on", "-c", "synchronous_standby_names=", "postgres"]);
+    command.stdin(Stdio::piped());
+    let path = tools.path(PROGRAM);
+    let spawn_error = |source| ToolsError::Spawn { program: path.clone(), source };
+    let mut child = command.spawn().map_err(spawn_error)?;
+    let mut stdin = child.stdin.take().expect("stdin is piped above");
+    let work = async {
+        // A server that gave up closes the pipe: its exit code and message tell more than the broken pipe.
+        let _ = stdin.write_all(statements.as_bytes()).await;
+        drop(stdin);
+        child.wait_with_output().await
+    };
+    match tokio::time::timeout(TIMEOUT, work).await {
+        Err(_) => Err(ToolsError::TimedOut { program: PROGRAM, timeout: TIMEOUT }),
+        Ok(Err(source)) => Err(spawn_error(source)),
+        Ok(Ok(output)) if output.status.success() => Ok(()),
+        Ok(Ok(output)) => Err(ToolsError::Failed {
+            program: PROGRAM,
+            status: output.status,
+            message: tools::error_message(&output.stderr),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_password_stands_in_the_statements() {
+        let application = Application {
+            role: "o'app\"x".to_owned(),
+            password: "hunter2".to_owned(),
+            database: "app".to_owned(),
+        };
+        let options =
+            InitdbOptions { replication_password: "swordfish".to_owned(), application: Some(application) };
+        let text = statements(&options).unwrap();
+        assert!(!text.contains("hunter2") && !text.contains("swordfish"), "{text}");
+        assert!(text.contains("CREATE DATABASE \"app\" OWNER \"o'app\"\"x\"\n"), "{text}");
+        let bad = InitdbOptions { replication_password: "a\nb".to_owned(), application: None };
+        assert!(matches!(statements(&bad), Err(InitdbError::Text { .. })));
+    }
+}
