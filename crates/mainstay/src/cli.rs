@@ -1,0 +1,201 @@
+//! The command line: verb first, every verb with an example.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use mainstay_core::MemberId;
+
+/// Keeps a PostgreSQL-backed application up on two or three machines.
+#[derive(Debug, Parser)]
+#[command(name = "mainstay", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Run a cluster of real members on this machine, on loopback only
+    #[command(after_help = "Example: mainstay demo --members 3\n         mainstay demo kill m1")]
+    Demo(DemoOptions),
+    /// Make a new member's directory: once, before its first `run`
+    #[command(after_help = "Example: mainstay create --config /etc/mainstay/mainstay.toml")]
+    Create(ConfigOptions),
+    /// Run this member in the foreground
+    #[command(
+        after_help = "Signals: SIGTERM and SIGINT stop PostgreSQL and the member; SIGUSR1 ends the member alone, PostgreSQL\ngoes on until the lease ends.\nExample: mainstay run --config /etc/mainstay/mainstay.toml"
+    )]
+    Run(RunOptions),
+    /// Show the cluster as this member sees it
+    #[command(after_help = "Example: mainstay status --watch")]
+    Status(StatusOptions),
+    /// Show the last decisions, each with the facts behind it
+    #[command(after_help = "Example: mainstay explain --last 50")]
+    Explain(ExplainOptions),
+    /// Decide again on a view from `explain --json`, offline
+    #[command(
+        after_help = "Example: mainstay explain --json > views.json; mainstay decide --view views.json"
+    )]
+    Decide(DecideOptions),
+    /// Make another member the primary, without losing anything
+    #[command(after_help = "Example: mainstay switchover --to m2")]
+    Switchover(SwitchoverOptions),
+    /// Open psql on the primary
+    #[command(after_help = "Example: mainstay psql -- -c 'SELECT now()'")]
+    Psql(PsqlOptions),
+    /// The process that owns PostgreSQL; started by the member
+    #[command(hide = true)]
+    Guard(GuardOptions),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ConfigOptions {
+    /// The configuration file of a member on this machine
+    #[arg(long, env = "MAINSTAY_CONFIG", default_value = "/etc/mainstay/mainstay.toml", value_name = "FILE")]
+    pub(crate) config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunOptions {
+    #[command(flatten)]
+    pub(crate) config: ConfigOptions,
+    /// Log as one JSON object per line
+    #[arg(long)]
+    pub(crate) log_json: bool,
+    /// What to log: error, warn, info, debug or trace
+    #[arg(long, default_value = "info", value_name = "LEVEL")]
+    pub(crate) log_level: tracing::level_filters::LevelFilter,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusOptions {
+    #[command(flatten)]
+    pub(crate) config: ConfigOptions,
+    /// Print the documented JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Go on showing, every second
+    #[arg(long)]
+    pub(crate) watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainOptions {
+    #[command(flatten)]
+    pub(crate) config: ConfigOptions,
+    /// Print JSON, with the view behind each decision
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// How many decisions
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    pub(crate) last: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DecideOptions {
+    /// A view, or what `explain --json` printed; `-` reads standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) view: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SwitchoverOptions {
+    #[command(flatten)]
+    pub(crate) config: ConfigOptions,
+    /// The member to become the primary; without it the best standby
+    #[arg(long, value_name = "MEMBER")]
+    pub(crate) to: Option<MemberId>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PsqlOptions {
+    #[command(flatten)]
+    pub(crate) config: ConfigOptions,
+    /// Arguments for psql
+    #[arg(last = true)]
+    pub(crate) arguments: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GuardOptions {
+    #[arg(long)]
+    pub(crate) directory: PathBuf,
+    #[arg(long)]
+    pub(crate) data_directory: PathBuf,
+    #[arg(long)]
+    pub(crate) user: Option<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DemoOptions {
+    #[command(subcommand)]
+    pub(crate) verb: Option<DemoVerb>,
+    /// Return when the cluster is ready, and leave it running
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// How many members
+    #[arg(long, default_value = "3", value_name = "1|2|3|5", value_parser = member_count)]
+    pub(crate) members: u16,
+    /// PostgreSQL listens on N+1, N+2, …; members on N+21, …; HTTP on N+41, …
+    #[arg(long, default_value_t = 5500, value_name = "N", value_parser = clap::value_parser!(u16).range(1024..=65400))]
+    pub(crate) port_base: u16,
+    /// Where the demo lives; a directory of its own, made anew
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+fn member_count(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(count @ (1 | 2 | 3 | 5)) => Ok(count),
+        _ => Err("a demo has 1, 2, 3 or 5 members".to_owned()),
+    }
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum DemoVerb {
+    /// Show the cluster
+    Status {
+        /// Go on showing, every second
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Open psql on the primary
+    Psql {
+        /// Arguments for psql
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+    /// Print the connection URLs
+    Urls,
+    /// Kill a member whole, as if its machine had died, and watch what happens
+    Kill { member: MemberId },
+    /// Stop a member cleanly; without a name stop and remove the demo
+    Stop { member: Option<MemberId> },
+    /// Start a member that was stopped or killed
+    Start { member: MemberId },
+    /// Stop every process of a member in its tracks (SIGSTOP)
+    Freeze { member: MemberId },
+    /// Let a frozen member go on (SIGCONT)
+    Thaw { member: MemberId },
+    /// Make another member the primary
+    Switchover {
+        /// The member to become the primary; without it the best standby
+        #[arg(long, value_name = "MEMBER")]
+        to: Option<MemberId>,
+    },
+    /// Show the last decisions of every member
+    Explain {
+        /// How many decisions of each member
+        #[arg(long, default_value_t = 20, value_name = "N")]
+        last: usize,
+    },
+}

@@ -1,0 +1,140 @@
+//! The command line's end of the control interfaces: the local socket, and the others' read-only HTTP.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use hyper::body::{Body, Buf, Bytes};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use mainstay_member::Configuration;
+use mainstay_member::explain::Explanation;
+use mainstay_member::status::Status;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+/// A member that lives answers from memory, within milliseconds.
+const PATIENCE: Duration = Duration::from_millis(300);
+/// Views are large, and a busy machine takes its time to write them.
+const EXPLAIN_PATIENCE: Duration = Duration::from_secs(3);
+/// A request that changes something waits for the record.
+const CHANGE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The control socket of one member on this machine.
+#[derive(Clone, Debug)]
+pub(crate) struct Control {
+    socket: PathBuf,
+}
+
+impl Control {
+    pub(crate) fn of(configuration: &Configuration) -> Control {
+        Control { socket: configuration.control_socket() }
+    }
+
+    pub(crate) async fn status(&self) -> Result<Status> {
+        self.get("/v1/status").await
+    }
+
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        let request = Request::get(path).body(String::new())?;
+        self.ask(request, PATIENCE).await
+    }
+
+    /// The last `count` decisions.
+    pub(crate) async fn explain(&self, count: usize) -> Result<Vec<Explanation>> {
+        let request = Request::get(format!("/v1/explain?last={count}")).body(String::new())?;
+        self.ask(request, EXPLAIN_PATIENCE).await
+    }
+
+    /// Asks for a change. A refusal of the member is the error's text.
+    pub(crate) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl serde::Serialize,
+    ) -> Result<T> {
+        let request = Request::post(path)
+            .header("content-type", "application/json")
+            .body(serde_json::to_string(body)?)?;
+        self.ask(request, CHANGE_PATIENCE).await
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, request: Request<String>, patience: Duration) -> Result<T> {
+        let exchange = async {
+            let stream = UnixStream::connect(&self.socket).await.with_context(|| self.not_running())?;
+            exchange(stream, request).await
+        };
+        let answer = tokio::time::timeout(patience, exchange).await;
+        let (status, body) = answer
+            .with_context(|| format!("no answer on {} within {patience:?}", self.socket.display()))??;
+        if !status.is_success() {
+            bail!("{}", String::from_utf8_lossy(&body).trim());
+        }
+        Ok(serde_json::from_slice(&body)?)
+    }
+
+    fn not_running(&self) -> String {
+        format!("no member answers on {}; is it running? start it with: mainstay run", self.socket.display())
+    }
+}
+
+/// What any member says over read-only HTTP.
+pub(crate) async fn public_status(address: SocketAddr) -> Result<Status> {
+    let exchange = async {
+        let stream = TcpStream::connect(address).await?;
+        exchange(stream, Request::get("/status").header("host", address.to_string()).body(String::new())?)
+            .await
+    };
+    let (_, body) = tokio::time::timeout(PATIENCE, exchange).await.context("no answer in time")??;
+    Ok(serde_json::from_slice(&body)?)
+}
+
+/// The status from this machine's member, or else from the first other one that answers: within a second in all.
+pub(crate) async fn any_status(configuration: &Configuration) -> Result<Status> {
+    let local = match Control::of(configuration).status().await {
+        Ok(status) => return Ok(status),
+        Err(error) => error,
+    };
+    let others = configuration.members.iter().filter(|(name, _)| **name != configuration.me);
+    let mut asked = tokio::task::JoinSet::new();
+    for (_, row) in others {
+        asked.spawn(public_status(row.http));
+    }
+    while let Some(answer) = asked.join_next().await {
+        if let Ok(Ok(mut status)) = answer {
+            status.warnings.push(format!("the member of this machine does not answer: {local:#}"));
+            return Ok(status);
+        }
+    }
+    Err(local.context("no member of the cluster answers"))
+}
+
+async fn exchange<S>(stream: S, request: Request<String>) -> Result<(StatusCode, Bytes)>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let driver = tokio::spawn(connection);
+    let response = sender.send_request(request).await?;
+    let status = response.status();
+    let body = collect(response.into_body()).await?;
+    driver.abort();
+    Ok((status, body))
+}
+
+async fn collect(body: hyper::body::Incoming) -> Result<Bytes> {
+    let mut body = std::pin::pin!(body);
+    let mut collected = Vec::new();
+    while let Some(frame) = std::future::poll_fn(|context| body.as_mut().poll_frame(context)).await {
+        if let Ok(data) = frame?.into_data() {
+            collected.extend_from_slice(data.chunk());
+        }
+    }
+    Ok(Bytes::from(collected))
+}
+
+/// Where a member's configuration file is in its directory, for programs that made it.
+pub(crate) fn configuration_file(member_directory: &Path) -> PathBuf {
+    member_directory.join("mainstay.toml")
+}

@@ -1,0 +1,10 @@
+//! One file per verb.
+
+pub(crate) mod create;
+pub(crate) mod decide;
+pub(crate) mod explain;
+pub(crate) mod guard;
+pub(crate) mod psql;
+pub(crate) mod run;
+pub(crate) mod status;
+pub(crate) mod switchover;

@@ -1,0 +1,116 @@
+//! `status`: the cluster at a glance.
+
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use mainstay_member::status::{MemberStatus, Role, Status};
+
+use crate::cli::StatusOptions;
+use crate::{client, configuration};
+
+pub(crate) async fn run(options: &StatusOptions) -> Result<ExitCode> {
+    let configuration = configuration::load(&options.config.config)?;
+    show(options.watch, options.json, async || client::any_status(&configuration).await).await
+}
+
+/// Shows what `status` answers, once or for ever.
+pub(crate) async fn show(
+    watch: bool,
+    json: bool,
+    status: impl AsyncFn() -> Result<Status>,
+) -> Result<ExitCode> {
+    loop {
+        let text = match status().await {
+            Ok(status) if json => serde_json::to_string_pretty(&status)?,
+            Ok(status) => render(&status),
+            Err(error) if watch => format!("{error:#}\n"),
+            Err(error) => return Err(error),
+        };
+        if watch && std::io::stdout().is_terminal() {
+            print!("\x1b[H\x1b[2J");
+        }
+        println!("{}", text.trim_end());
+        if !watch {
+            return Ok(ExitCode::SUCCESS);
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// The table, and under it what it means if the primary's machine died now.
+pub(crate) fn render(status: &Status) -> String {
+    let mut text = table(status);
+    let _ = writeln!(text, "{}", outlook(status));
+    for warning in &status.warnings {
+        let _ = writeln!(text, "! {warning}");
+    }
+    text
+}
+
+fn table(status: &Status) -> String {
+    let mut text = String::from("member  role      epoch timeline        lag  sync  PostgreSQL\n");
+    for row in &status.members {
+        let number = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
+        let lag = match (row.role, row.lag_bytes) {
+            (Role::Standby, Some(bytes)) => bytes_words(bytes),
+            _ => "-".to_owned(),
+        };
+        let sync = match row.role {
+            Role::Primary => "-",
+            _ if row.sync => "yes",
+            _ => "no",
+        };
+        let _ = writeln!(
+            text,
+            "{:<7} {:<9} {:>5} {:>8} {:>10}  {:<4}  {}",
+            row.name,
+            row.role.as_str(),
+            number(row.epoch.map(|epoch| epoch.0)),
+            number(row.timeline.map(|timeline| u64::from(timeline.0))),
+            lag,
+            sync,
+            postgres(row),
+        );
+    }
+    text
+}
+
+fn postgres(row: &MemberStatus) -> String {
+    let Some(postgres) = &row.postgres else { return "-".to_owned() };
+    let address =
+        postgres.address.map_or_else(|| format!("port {}", postgres.port), |address| address.to_string());
+    match postgres.pid {
+        Some(pid) => format!("{address}  (pid {pid})"),
+        None => format!("{address}  (down)"),
+    }
+}
+
+pub(crate) fn bytes_words(bytes: u64) -> String {
+    match bytes {
+        0..10_000 => format!("{bytes} bytes"),
+        10_000..10_000_000 => format!("{} kB", bytes / 1_000),
+        _ => format!("{} MB", bytes / 1_000_000),
+    }
+}
+
+/// What a person wants to know: is it writable, and what if the primary's machine died now.
+fn outlook(status: &Status) -> String {
+    let Some(primary) = &status.primary else { return format!("Nobody can write: {}.", status.reason) };
+    if !status.writable {
+        return format!("{primary} does not let applications in yet: {}.", status.reason);
+    }
+    let lease_s = status.lease.as_ref().map_or(0, |lease| lease.length_ms.div_ceil(1000));
+    let others = status.members.iter().filter(|row| row.sync).count();
+    if others == 0 {
+        return format!(
+            "If {primary}'s machine died now, nobody could take over: no standby acknowledges commits."
+        );
+    }
+    format!(
+        "If {primary}'s machine died now: {} lost, writes back in about {lease_s} s.",
+        bytes_words(status.at_risk_bytes)
+    )
+}

@@ -1,0 +1,88 @@
+//! The file as it is written: every value with the place that it stands at.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::suggest::nearest;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    pub(super) cluster: Spanned<String>,
+    pub(super) member: Spanned<String>,
+    pub(super) directory: Option<Spanned<String>>,
+    pub(super) lease: Option<Spanned<String>>,
+    pub(super) on_crash: Option<Spanned<String>>,
+    pub(super) tls: Option<Tls>,
+    #[serde(default)]
+    pub(super) postgresql: Postgresql,
+    #[serde(default)]
+    pub(super) bootstrap: Bootstrap,
+    #[serde(default)]
+    pub(super) demo: bool,
+    #[serde(default, rename = "members")]
+    pub(super) members: BTreeMap<String, Spanned<MemberTable>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tls {
+    pub(super) authority: Option<Spanned<String>>,
+    pub(super) certificate: Option<Spanned<String>>,
+    pub(super) key: Option<Spanned<String>>,
+    pub(super) server_certificate: Option<Spanned<String>>,
+    pub(super) server_key: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Postgresql {
+    pub(super) bin_dir: Option<Spanned<String>>,
+    pub(super) data_directory: Option<Spanned<String>>,
+    pub(super) user: Option<Spanned<String>>,
+    pub(super) hba: Option<Vec<Spanned<String>>>,
+    pub(super) replication_password_file: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) parameters: BTreeMap<String, Spanned<toml::Value>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Bootstrap {
+    pub(super) database: Option<Spanned<String>>,
+    pub(super) role: Option<Spanned<String>>,
+    pub(super) password_file: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MemberTable {
+    pub(super) kind: Option<Spanned<String>>,
+    pub(super) address: Spanned<String>,
+    pub(super) postgres: Option<Spanned<String>>,
+    pub(super) http: Spanned<String>,
+    pub(super) key: Spanned<String>,
+    pub(super) priority: Option<u32>,
+}
+
+/// Reads the syntax. An error has its line and says, for an unknown key, which known one is nearest.
+pub(super) fn parse(text: &str) -> Result<File, (Option<usize>, String)> {
+    toml::from_str(text).map_err(|error| {
+        let line = error.span().map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+        (line, remedy(error.message()))
+    })
+}
+
+/// serde says "unknown field `x`, expected one of `a`, `b`"; people want the nearest of these.
+fn remedy(message: &str) -> String {
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    match (message.starts_with("unknown field"), quoted.split_first()) {
+        (true, Some((unknown, known))) => match nearest(unknown, known) {
+            Some(near) => format!("unknown key \"{unknown}\"; did you mean \"{near}\"?"),
+            None => format!("unknown key \"{unknown}\"; known here: {}", known.join(", ")),
+        },
+        _ => message.lines().next().unwrap_or(message).replace('`', "\""),
+    }
+}

@@ -1,0 +1,134 @@
+use std::path::Path;
+
+use super::*;
+
+const KEY_1: &str = "sha256:1111111111111111111111111111111111111111111111111111111111111111";
+const KEY_2: &str = "sha256:2222222222222222222222222222222222222222222222222222222222222222";
+
+/// A directory with the password file that every configuration needs.
+struct Directory(std::path::PathBuf);
+
+impl Directory {
+    fn new(name: &str) -> Directory {
+        let path = std::env::temp_dir().join(format!("mainstay-configuration-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a fresh directory");
+        let directory = Directory(path);
+        directory.write("replication.password", "secret-of-the-test\n", 0o600);
+        directory
+    }
+
+    fn write(&self, name: &str, text: &str, mode: u32) {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.0.join(name);
+        std::fs::write(&path, text).expect("written");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("its own file");
+    }
+
+    fn parse(&self, text: &str) -> Result<Configuration, String> {
+        let file = self.0.join("mainstay.toml");
+        parse(&file, text).map_err(|error| error.to_string().replace(&format!("{}/", self.0.display()), ""))
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn good() -> String {
+    format!(
+        "cluster = \"site\"\n\
+         member = \"m1\"\n\
+         lease = \"3s\"\n\
+         [postgresql]\n\
+         parameters = {{ work_mem = \"8MB\", max_connections = 50 }}\n\
+         [members.m1]\n\
+         address = \"10.0.0.1:7400\"\n\
+         postgres = \"10.0.0.1:5432\"\n\
+         http = \"10.0.0.1:7480\"\n\
+         key = \"{KEY_1}\"\n\
+         [members.m2]\n\
+         address = \"10.0.0.2:7400\"\n\
+         postgres = \"10.0.0.2:5432\"\n\
+         http = \"10.0.0.2:7480\"\n\
+         key = \"{KEY_2}\"\n"
+    )
+}
+
+#[test]
+fn a_good_file_is_understood() {
+    let directory = Directory::new("good");
+    let configuration = directory.parse(&good()).expect("it is good");
+    assert_eq!(configuration.members.len(), 2);
+    assert_eq!(configuration.lease, std::time::Duration::from_secs(3));
+    assert_eq!(configuration.postgresql.parameters["max_connections"], "50");
+    assert_eq!(configuration.postgresql.replication_password, "secret-of-the-test");
+    assert!(configuration.tls.key.ends_with("tls/member.key"));
+}
+
+/// Each row: what is replaced in the good file, by what, and what the one-line error must say.
+const BAD: &[(&str, &str, &str)] = &[
+    ("lease = \"3s\"", "leese = \"3s\"", "mainstay.toml:3: unknown key \"leese\"; did you mean \"lease\"?"),
+    ("work_mem", "fsync", "mainstay.toml:5: postgresql parameter `fsync` cannot be set"),
+    ("cluster = \"site\"\n", "", "missing field \"cluster\""),
+    ("cluster = \"site\"", "cluster = \"a b\"", "mainstay.toml:1: cluster \"a b\" is not 1 to 64 letters"),
+    (
+        "member = \"m1\"",
+        "member = \"m7\"",
+        "mainstay.toml:2: member \"m7\" has no table [members.m7]; there are: m1, m2",
+    ),
+    ("member = \"m1\"", "member = \"M1\"", "mainstay.toml:2: \"M1\" is not a member name"),
+    ("lease = \"3s\"", "lease = \"3\"", "mainstay.toml:3: \"3\" is not a length of time"),
+    ("lease = \"3s\"", "lease = \"200ms\"", "mainstay.toml:3: lease \"200ms\" is not between"),
+    ("lease = \"3s\"", "on_crash = \"panic\"", "mainstay.toml:3: on_crash \"panic\" is neither"),
+    ("10.0.0.2:7400", "10.0.0.1:7400", "m2 has the same address 10.0.0.1:7400 as m1"),
+    ("10.0.0.2:7480", "10.0.0.2:5432", "m2 uses 10.0.0.2:5432 twice"),
+    ("10.0.0.2:7400", "db2.example.org:7400", "is not an IP address with a port"),
+    ("10.0.0.2:7400", "0.0.0.0:7400", "is no address that the other members can reach"),
+    ("10.0.0.2:7400", "10.0.0.2:0", "needs a port between 1 and 65535"),
+    (KEY_2, KEY_1, "m2 has the same key as m1"),
+    (KEY_2, "sha256:12", "key is not a fingerprint"),
+    ("[members.m2]", "[members.m1]", "mainstay.toml:11: "),
+    ("postgres = \"10.0.0.2:5432\"\n", "", "data member m2 needs \"postgres\""),
+    ("postgres = \"10.0.0.2:5432\"", "kind = \"arbiter\"", "kind \"arbiter\" is neither"),
+    (
+        "[postgresql]",
+        "[postgresq]",
+        "mainstay.toml:4: unknown key \"postgresq\"; did you mean \"postgresql\"?",
+    ),
+    ("cluster = \"site\"", "cluster = site", "mainstay.toml:1: "),
+    ("max_connections = 50", "max_connections = [1]", "must be a text, a number, true or false"),
+    ("max_connections = 50", "max_wal_senders = 2", "mainstay.toml:5: "),
+    (
+        "[postgresql]",
+        "[bootstrap]\ndatabase = \"app\"\n[postgresql]",
+        "bootstrap.database needs bootstrap.role",
+    ),
+];
+
+#[test]
+fn every_mistake_is_one_line_with_its_place_and_remedy() {
+    let directory = Directory::new("bad");
+    for (from, to, expected) in BAD {
+        assert!(good().contains(from), "{from:?} is not in the good file");
+        let error = directory.parse(&good().replacen(from, to, 1)).expect_err(expected);
+        assert!(error.contains(expected), "{to:?}:\n  got      {error}\n  expected {expected}");
+        assert_eq!(error.lines().count(), 1, "{error:?}");
+        assert!(!error.contains("secret-of-the-test"));
+    }
+}
+
+#[test]
+fn a_password_that_others_can_read_is_refused() {
+    let directory = Directory::new("mode");
+    directory.write("replication.password", "x\n", 0o644);
+    let error = directory.parse(&good()).expect_err("it is readable");
+    assert!(error.contains("is readable by others; run: chmod 600"), "{error}");
+}
+
+#[test]
+fn a_file_that_is_not_there_says_how_to_name_one() {
+    let error = load(Path::new("/nonexistent/mainstay.toml")).expect_err("it is not there").to_string();
+    assert!(error.contains("name the file with --config"), "{error}");
+}

@@ -1,0 +1,126 @@
+//! A demo's files: the cluster's own CA, a directory, keys and a configuration for each member.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use mainstay_net::KeyFingerprint;
+use mainstay_net::pki::{self, ClusterCa};
+
+use super::place::{MemberPlace, Place};
+
+/// The ports of member `place` (1 is the first).
+struct Ports {
+    postgres: u16,
+    member: u16,
+    http: u16,
+}
+
+fn ports(port_base: u16, place: usize) -> Ports {
+    let place = u16::try_from(place).unwrap_or(u16::MAX);
+    Ports { postgres: port_base + place, member: port_base + 20 + place, http: port_base + 40 + place }
+}
+
+/// Fails if any of the demo's ports is taken.
+pub(super) fn check_ports(port_base: u16, members: u16) -> Result<()> {
+    for place in 1..=usize::from(members) {
+        let Ports { postgres, member, http } = ports(port_base, place);
+        for port in [postgres, member, http] {
+            if let Err(error) = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], port))) {
+                bail!("port {port} on 127.0.0.1 cannot be used: {error}; choose another --port-base");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes everything that the members need, and makes their directories.
+pub(super) async fn create(place: &Place, port_base: u16) -> Result<()> {
+    let cluster = format!("demo-{}", random_text(6)?);
+    let ca = ClusterCa::create(&cluster)?;
+    let (replication, application) = (random_text(24)?, random_text(12)?);
+    let mut keys = Vec::new();
+    for member in &place.members {
+        keys.push(write_keys(&ca, member)?);
+        write_secret(&member.directory.join("replication.password"), &replication)?;
+        write_secret(&member.directory.join("app.password"), &application)?;
+    }
+    for member in &place.members {
+        let text = configuration(&cluster, member, &place.members, &keys, port_base);
+        let file = member.configuration_file();
+        fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+        mainstay_member::create(&member.configuration()?).await?;
+    }
+    Ok(())
+}
+
+fn write_keys(ca: &ClusterCa, member: &MemberPlace) -> Result<KeyFingerprint> {
+    let tls = member.directory.join("tls");
+    fs::create_dir_all(&tls).with_context(|| format!("cannot make {}", tls.display()))?;
+    let own = ca.issue_member(&member.name)?;
+    let server = ca.issue_postgres_server(&[member.name.as_str(), "localhost", "127.0.0.1"])?;
+    pki::write_certificate(&tls.join("ca.pem"), ca.certificate_pem())?;
+    pki::write_certificate(&tls.join("member.pem"), &own.certificate_pem)?;
+    pki::write_private_key(&tls.join("member.key"), &own.key_pem)?;
+    pki::write_certificate(&tls.join("server.pem"), &server.certificate_pem)?;
+    pki::write_private_key(&tls.join("server.key"), &server.key_pem)?;
+    Ok(KeyFingerprint::of_certificate_pem(&own.certificate_pem)?)
+}
+
+fn write_secret(path: &Path, secret: &str) -> Result<()> {
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    writeln!(file, "{secret}")?;
+    Ok(())
+}
+
+fn configuration(
+    cluster: &str,
+    own: &MemberPlace,
+    members: &[MemberPlace],
+    keys: &[KeyFingerprint],
+    port_base: u16,
+) -> String {
+    let mut text = format!(
+        "# Written by `mainstay demo`.\n\
+         cluster = \"{cluster}\"\n\
+         member = \"{}\"\n\
+         demo = true\n\
+         \n\
+         [bootstrap]\n\
+         database = \"app\"\n\
+         role = \"app\"\n\
+         password_file = \"app.password\"\n",
+        own.name
+    );
+    for (place, (member, key)) in members.iter().zip(keys).enumerate() {
+        let Ports { postgres, member: address, http } = ports(port_base, place + 1);
+        let _ = write!(
+            text,
+            "\n[members.{}]\n\
+             address = \"127.0.0.1:{address}\"\n\
+             postgres = \"127.0.0.1:{postgres}\"\n\
+             http = \"127.0.0.1:{http}\"\n\
+             key = \"{key}\"\n",
+            member.name
+        );
+    }
+    text
+}
+
+/// Letters and digits from the kernel's random numbers.
+fn random_text(length: usize) -> Result<String> {
+    const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    let mut bytes = vec![0; length];
+    let mut source = fs::File::open("/dev/urandom").context("cannot read random numbers")?;
+    std::io::Read::read_exact(&mut source, &mut bytes)?;
+    Ok(bytes.iter().map(|byte| char::from(LETTERS[usize::from(byte % 32)])).collect())
+}

@@ -1,0 +1,69 @@
+//! The program: command line, configuration, wiring and exit codes. What it does is in the crates below it.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line's answers go there")]
+
+mod cli;
+mod client;
+mod commands;
+mod configuration;
+mod demo;
+mod logging;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Verb};
+
+/// The command was understood and could not be carried out.
+const FAILED: u8 = 1;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // clap prints help to standard output with exit code 0 and errors to standard error with 2.
+        Err(error) => error.exit(),
+    };
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("mainstay: {error:#}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    if mainstay_core::mutant::COMPILED_IN {
+        anyhow::bail!(
+            "this binary was built with the simulation's mutants; build it alone: cargo build -p mainstay"
+        );
+    }
+    match cli.verb {
+        // The guard has one thread and no runtime.
+        Verb::Guard(options) => commands::guard::run(&options),
+        Verb::Decide(options) => commands::decide::run(&options),
+        verb => {
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            let result = runtime.block_on(run_async(verb));
+            // A thread that waits for a dead disk must not keep the program from ending.
+            runtime.shutdown_background();
+            result
+        }
+    }
+}
+
+async fn run_async(verb: Verb) -> anyhow::Result<ExitCode> {
+    match verb {
+        Verb::Create(options) => commands::create::run(&options).await,
+        Verb::Run(options) => commands::run::run(&options).await,
+        Verb::Status(options) => commands::status::run(&options).await,
+        Verb::Explain(options) => commands::explain::run(&options).await,
+        Verb::Switchover(options) => commands::switchover::run(&options).await,
+        Verb::Psql(options) => commands::psql::run(&options).await,
+        Verb::Demo(options) => demo::run(options).await,
+        Verb::Guard(_) | Verb::Decide(_) => unreachable!("handled before the runtime was made"),
+    }
+}

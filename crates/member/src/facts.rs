@@ -1,0 +1,234 @@
+//! Everything that the member knows, and the view that decisions are made from.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use mainstay_core::action::Job;
+use mainstay_core::decide::{Memory, unfit};
+use mainstay_core::record::Record;
+use mainstay_core::sync::SyncSet;
+use mainstay_core::view::{
+    Directory, Failure, Health, Lease, MemberState, Peer, PeerServer, Scan, Server, Upstream, View,
+};
+use mainstay_core::{Epoch, MemberId, Now};
+
+use crate::clock;
+use crate::guard_link::GuardState;
+use crate::lease::LeaseState;
+use crate::observe::Sql;
+use crate::status::{Card, Gossip};
+use crate::work::{Finished, Outcome};
+
+/// What is known, as it came in.
+pub(crate) struct Facts {
+    pub(crate) me: MemberId,
+    pub(crate) record: Arc<Record>,
+    pub(crate) confirmed: Option<Epoch>,
+    pub(crate) sealed: Epoch,
+    pub(crate) upstream: Option<Upstream>,
+    pub(crate) directory: Directory,
+    pub(crate) guard: GuardState,
+    pub(crate) sql: Sql,
+    pub(crate) health: Health,
+    pub(crate) lease: LeaseState,
+    /// When the lease was asked for, by the number of the request.
+    pub(crate) requests: BTreeMap<u64, Now>,
+    pub(crate) peers: BTreeMap<MemberId, (Now, Gossip)>,
+    pub(crate) scan: Option<Scan>,
+    pub(crate) names: Option<SyncSet>,
+    pub(crate) gate_open: Option<Epoch>,
+    pub(crate) checkpointed: Option<Epoch>,
+    pub(crate) failures: Vec<Failure>,
+    /// Whether this member leads the store, and who does by its Raft id.
+    pub(crate) leads: bool,
+    pub(crate) leader: Option<u64>,
+    pub(crate) store_failure: Option<String>,
+}
+
+impl Facts {
+    pub(crate) fn new(me: MemberId, sealed: Epoch) -> Facts {
+        Facts {
+            me,
+            record: Arc::default(),
+            confirmed: None,
+            sealed,
+            upstream: None,
+            directory: Directory::Unknown,
+            guard: GuardState::default(),
+            sql: Sql::default(),
+            health: Health::default(),
+            lease: LeaseState::default(),
+            requests: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            scan: None,
+            names: None,
+            gate_open: None,
+            checkpointed: None,
+            failures: Vec::new(),
+            leads: false,
+            leader: None,
+            store_failure: None,
+        }
+    }
+
+    /// Takes the guard's word. Another server than before knows nothing of what was true of the one before it.
+    pub(crate) fn take_guard(&mut self, guard: GuardState) {
+        let pid = |guard: &GuardState| guard.status.as_ref().and_then(|status| status.postmaster);
+        if pid(&guard) != pid(&self.guard) {
+            self.names = None;
+            // A server that has run may have been changed by an outside hand: what it holds is looked at anew.
+            self.scan = None;
+        }
+        self.guard = guard;
+    }
+
+    /// Takes the end of a piece of work.
+    pub(crate) fn take_finished(&mut self, finished: Finished) {
+        let Finished { job, result } = finished;
+        match result {
+            None => {
+                if matches!(job, Job::SetNames { .. } | Job::StopForSwitchover { .. }) {
+                    self.names = None;
+                }
+            }
+            Some(Err(error)) => {
+                if matches!(job, Job::SetNames { .. } | Job::StopForSwitchover { .. }) {
+                    self.names = None;
+                }
+                if let Job::StopForSwitchover { .. } = job {
+                    self.gate_open = None;
+                }
+                let now = clock::now();
+                match self.failures.iter_mut().find(|failure| failure.job.same_kind(&job)) {
+                    Some(failure) => {
+                        *failure = Failure { job, at: now, count: failure.count + 1, error: error.0 };
+                    }
+                    None => self.failures.push(Failure { job, at: now, count: 1, error: error.0 }),
+                }
+            }
+            Some(Ok(outcome)) => {
+                self.failures.retain(|failure| !failure.job.same_kind(&job));
+                self.succeeded(&job, outcome);
+            }
+        }
+    }
+
+    fn succeeded(&mut self, job: &Job, outcome: Outcome) {
+        match outcome {
+            Outcome::Sealed { epoch, scan } => {
+                self.sealed = self.sealed.max(epoch);
+                self.upstream = None;
+                self.scan = Some(scan);
+            }
+            Outcome::Names(names) => self.names = Some(names),
+            Outcome::GateOpen(epoch) => self.gate_open = Some(epoch),
+            Outcome::Checkpointed(epoch) => self.checkpointed = Some(epoch),
+            Outcome::Done => match job {
+                Job::Follow { member, epoch } => {
+                    self.upstream = Some(Upstream { member: member.clone(), epoch: *epoch });
+                    self.scan = None;
+                    // The way back was found: what failed on it before says nothing about the next time.
+                    self.failures
+                        .retain(|failure| !matches!(failure.job, Job::Rewind { .. } | Job::Clone { .. }));
+                }
+                Job::Open { sync, .. } => {
+                    self.names = Some(sync.clone());
+                    self.scan = None;
+                }
+                Job::Clone { .. } => {
+                    self.failures.retain(|failure| !matches!(failure.job, Job::Rewind { .. }))
+                }
+                _ => {}
+            },
+        }
+    }
+
+    /// The lease as held. One that was just granted counts before its thread has said so.
+    fn held_lease(&self) -> Option<Lease> {
+        let held = self.lease.held;
+        let tenure = self.record.tenure().filter(|tenure| tenure.holder == self.me)?;
+        if held.is_some_and(|lease| lease.epoch >= tenure.epoch) {
+            return held;
+        }
+        let requested_at = *self.requests.get(&tenure.request)?;
+        let usable = mainstay_core::lease::usable(self.record.settings.lease());
+        Some(Lease { epoch: tenure.epoch, deadline: requested_at.plus(usable), renewed_at: requested_at })
+    }
+
+    fn server(&self) -> Server {
+        let mut server = self.guard.server();
+        if let Server::Running(running) = &mut server
+            && self.sql.postmaster.is_some()
+            && self.sql.postmaster == self.guard.status.as_ref().and_then(|status| status.postmaster)
+        {
+            running.ready = self.sql.ready;
+            running.in_recovery = self.sql.in_recovery;
+            running.replayed = self.sql.replayed;
+            running.streaming = self.sql.streaming;
+            running.primary = self.sql.primary.clone();
+        }
+        server
+    }
+
+    pub(crate) fn view(&self, job: Option<&Job>, upkeep: Option<&Job>) -> View {
+        let peer = |(name, (heard_at, gossip)): (&MemberId, &(Now, Gossip))| {
+            (name.clone(), Peer { heard_at: *heard_at, state: gossip.state.clone() })
+        };
+        View {
+            now: clock::now(),
+            me: self.me.clone(),
+            record: Arc::clone(&self.record),
+            confirmed: self.confirmed,
+            sealed: self.sealed,
+            directory: self.directory.clone(),
+            server: self.server(),
+            scan: self.scan.clone(),
+            upstream: self.upstream.clone(),
+            lease: self.held_lease(),
+            run_out: self.lease.run_out.clone(),
+            names: self.names.clone(),
+            gate_open: self.gate_open == Some(self.record.epoch),
+            checkpointed: self.checkpointed,
+            health: self.health.clone(),
+            walsenders: self.sql.walsenders.clone(),
+            peers: self.peers.iter().map(peer).collect(),
+            job: job.cloned(),
+            upkeep: upkeep.cloned(),
+            failures: self.failures.clone(),
+        }
+    }
+
+    /// What the others are told to decide on.
+    pub(crate) fn state(&self, view: &View, memory: &Memory) -> MemberState {
+        let running = view.running();
+        let opened = running.and_then(|running| running.opened);
+        let server = match (&view.server, opened) {
+            (Server::Unknown, _) => PeerServer::Unknown,
+            (Server::Running(running), Some(_)) if running.primary.is_some() => PeerServer::Primary,
+            (Server::Running(_), _) => PeerServer::Standby,
+            _ => PeerServer::Down,
+        };
+        let holds = view.record.tenure().filter(|tenure| tenure.holder == view.me).map(|tenure| tenure.epoch);
+        let epoch = opened.and(holds).or(view.upstream.as_ref().map(|upstream| upstream.epoch));
+        let heard = |(name, (heard_at, _)): (&MemberId, &(Now, Gossip))| {
+            let ago = view.now.since(*heard_at).as_millis();
+            (name.clone(), u64::try_from(ago).unwrap_or(u64::MAX))
+        };
+        MemberState {
+            incarnation: view.incarnation(),
+            server,
+            epoch: epoch.unwrap_or_default(),
+            streaming: running.and_then(|running| running.streaming),
+            replayed: running.map_or(mainstay_core::Lsn::ZERO, |running| running.replayed),
+            can_report: matches!(view.directory, Directory::Valid { .. }),
+            unfit: unfit(view, memory),
+            wal_kept_from: self.sql.wal_kept_from.filter(|_| server == PeerServer::Primary),
+            checkpointed: view.checkpointed == Some(view.record.epoch),
+            heard_ms: self.peers.iter().map(heard).collect(),
+        }
+    }
+
+    pub(crate) fn peer_card(&self, member: &MemberId) -> Option<(Now, &MemberState, &Card)> {
+        self.peers.get(member).map(|(heard_at, gossip)| (*heard_at, &gossip.state, &gossip.card))
+    }
+}

@@ -1,0 +1,107 @@
+//! Signs of life of the local server: fresh connections, small durable writes, the postmaster's process state.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_core::Now;
+use mainstay_core::view::Health;
+use mainstay_postgres::session::fresh_probe;
+use mainstay_postgres::write_probe::{Reading, WriteProbe, probed_directories};
+use tokio::sync::{mpsc, watch};
+use tracing::warn;
+
+use crate::clock;
+use crate::machinery::Machinery;
+
+const PROBE_INTERVAL: Duration = Duration::from_millis(500);
+/// How long one fresh connection is waited for; what a longer silence means is decided by the core.
+const PROBE_PATIENCE: Duration = Duration::from_secs(30);
+/// More than this many connections that wait are not made.
+const PROBES_AT_ONCE: usize = 8;
+/// Where it cannot be seen whether the device does anything, a write may take this much longer.
+const UNKNOWN_DEVICE: Duration = Duration::from_secs(10);
+/// Two segments of WAL.
+const LEAST_FREE_BYTES: u64 = 2 * 16 * 1024 * 1024;
+
+/// Publishes what is seen, for ever.
+pub(crate) async fn run(machinery: Arc<Machinery>, publish: watch::Sender<Health>) {
+    let (answers, mut answered) = mpsc::unbounded_channel::<Now>();
+    let mut waiting: Vec<Now> = Vec::new();
+    let mut writes = Vec::new();
+    let mut next_probe = clock::now();
+    while !publish.is_closed() {
+        let now = clock::now();
+        let postmaster = machinery.guard.borrow().status.as_ref().and_then(|status| status.postmaster);
+        match postmaster {
+            None => waiting.clear(),
+            Some(_) if now >= next_probe && waiting.len() < PROBES_AT_ONCE => {
+                next_probe = now.plus(PROBE_INTERVAL);
+                waiting.push(now);
+                let (machinery, answers) = (Arc::clone(&machinery), answers.clone());
+                tokio::spawn(async move {
+                    let probe = fresh_probe(&machinery.server, PROBE_PATIENCE).await;
+                    // Nobody listening is the guard's business: the process is gone or not there yet.
+                    if probe != mainstay_postgres::session::Probe::Silent {
+                        let _ = answers.send(now);
+                    }
+                });
+            }
+            Some(_) => {}
+        }
+        while let Ok(asked) = answered.try_recv() {
+            // One that was asked later and has an answer excuses those asked before it.
+            waiting.retain(|since| *since > asked);
+        }
+        if writes.is_empty() && postmaster.is_some() {
+            writes = start_writing(&machinery);
+        }
+        let health = assess(&waiting, postmaster, &writes, now);
+        publish.send_if_modified(|published| std::mem::replace(published, health.clone()) != health);
+        tokio::time::sleep(PROBE_INTERVAL / 2).await;
+    }
+}
+
+fn start_writing(machinery: &Machinery) -> Vec<WriteProbe> {
+    let started = probed_directories(&machinery.layout).and_then(|directories| {
+        directories.into_iter().map(WriteProbe::start).collect::<Result<Vec<_>, _>>()
+    });
+    started.unwrap_or_else(|error| {
+        warn!(%error, "the disk is not probed");
+        Vec::new()
+    })
+}
+
+fn assess(waiting: &[Now], postmaster: Option<i32>, writes: &[WriteProbe], now: Now) -> Health {
+    let readings: Vec<Reading> = writes.iter().map(|probe| probe.read(now)).collect();
+    let slow = readings
+        .iter()
+        .filter_map(|reading| reading.waiting(now).map(|waited| (reading, waited)))
+        .max_by_key(|(_, waited)| *waited);
+    let write_waits_since = slow.map(|(_, waited)| now.minus(waited));
+    let device_idle_since = slow.and_then(|(reading, waited)| {
+        let begun = now.minus(waited);
+        match reading.device_completed_at {
+            Some(completed) => Some(completed.max(begun)),
+            None => Some(begun.plus(UNKNOWN_DEVICE)).filter(|since| *since <= now),
+        }
+    });
+    let gone = |reading: &Reading| reading.errno == Some(nix::libc::ENOENT);
+    let full = |reading: &Reading| {
+        reading.errno == Some(nix::libc::ENOSPC)
+            || reading.free_bytes.is_some_and(|free| free < LEAST_FREE_BYTES)
+    };
+    Health {
+        silent_since: waiting.first().copied().filter(|since| now.since(*since) >= PROBE_INTERVAL),
+        postmaster_state: postmaster.and_then(process_state),
+        write_waits_since,
+        device_idle_since,
+        directory_gone: postmaster.is_some() && readings.iter().any(gone),
+        disk_full: readings.iter().any(full),
+    }
+}
+
+/// The state letter of `/proc/PID/stat`: it stands after the last parenthesis of the command's name.
+fn process_state(pid: i32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}

@@ -1,0 +1,34 @@
+//! One running member: it observes, asks the core what to do, and performs it.
+//!
+//! The main loop is one task with one kind of event at a time; work that takes long runs on lanes of its own and comes
+//! back as events; the lease has its own thread; PostgreSQL belongs to the guard's process.
+//!
+//! Absent here: any choice. What to do is decided by `mainstay_core::decide` alone.
+
+#![forbid(unsafe_code)]
+
+mod clock;
+pub mod configuration;
+pub mod control;
+pub mod explain;
+mod facts;
+mod gossip;
+mod guard_link;
+mod health;
+mod lease;
+mod machinery;
+mod main_loop;
+mod metrics;
+mod network;
+mod observe;
+mod promise;
+mod propose;
+mod record_machine;
+mod report;
+mod start;
+pub mod status;
+mod work;
+
+pub use clock::now;
+pub use configuration::Configuration;
+pub use start::{MemberError, create, run};

@@ -1,0 +1,294 @@
+//! What every piece of work on the local server needs, and the few steps that they share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use mainstay_core::record::{Kind, Record};
+use mainstay_core::sync::{SyncSet, Voter};
+use mainstay_core::{Epoch, Incarnation, MemberId};
+use mainstay_guard::{GuardClient, RunAs, Start};
+use mainstay_postgres::configuration::{self, ServerSettings, StreamFrom};
+use mainstay_postgres::hba::{self, Gate};
+use mainstay_postgres::layout::Layout;
+use mainstay_postgres::session::{self, Server, Session, SessionError};
+use mainstay_postgres::tools::Tools;
+use mainstay_postgres::upstream::{Upstream, application_name, slot_name};
+use tokio::sync::{mpsc, watch};
+
+use crate::clock;
+use crate::configuration::Configuration;
+use crate::guard_link::GuardState;
+use crate::promise::Promises;
+
+/// A statement of ours that takes longer has hung.
+pub(crate) const STATEMENT_PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
+/// How often something that changes within milliseconds is looked at.
+pub(crate) const QUICK_LOOK: Duration = Duration::from_millis(3);
+
+/// Counts the configurations written: a fresh connection that shows the number proves that the postmaster has read it,
+/// and `pg_hba.conf` with it.
+const GENERATION: &str = "mainstay.generation";
+
+/// Why a piece of work failed: a sentence for people. What follows is decided from the facts alone.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct WorkError(pub(crate) String);
+
+/// Turns any error into a sentence with all its causes.
+pub(crate) fn failed(error: impl std::error::Error) -> WorkError {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    WorkError(text)
+}
+
+pub(crate) struct Machinery {
+    pub(crate) configuration: Configuration,
+    pub(crate) tools: Tools,
+    pub(crate) layout: Layout,
+    pub(crate) server: Server,
+    pub(crate) promises: Promises,
+    pub(crate) guard: watch::Receiver<GuardState>,
+    /// Asks the guard's state to be read at once.
+    pub(crate) poke_guard: mpsc::Sender<()>,
+    pub(crate) record: watch::Receiver<Arc<Record>>,
+    generation: AtomicU64,
+}
+
+impl Machinery {
+    #[allow(clippy::too_many_arguments, reason = "made once, in one place")]
+    pub(crate) fn new(
+        configuration: Configuration,
+        tools: Tools,
+        layout: Layout,
+        promises: Promises,
+        guard: watch::Receiver<GuardState>,
+        poke_guard: mpsc::Sender<()>,
+        record: watch::Receiver<Arc<Record>>,
+    ) -> Machinery {
+        let server = Server::new(&layout, port(&configuration));
+        // Boot time goes on over restarts of this process, so no number is given twice to one postmaster.
+        let generation = AtomicU64::new(clock::now().0 / 1_000_000);
+        Machinery { configuration, tools, layout, server, promises, guard, poke_guard, record, generation }
+    }
+
+    pub(crate) fn me(&self) -> &MemberId {
+        &self.configuration.me
+    }
+
+    pub(crate) fn guard(&self) -> Result<GuardClient, WorkError> {
+        self.guard.borrow().client.clone().ok_or_else(|| WorkError("there is no guard".to_owned()))
+    }
+
+    pub(crate) fn read_guard_again(&self) {
+        // Full means that a request is waiting already.
+        let _ = self.poke_guard.try_send(());
+    }
+
+    pub(crate) async fn session(&self) -> Result<Session, WorkError> {
+        Session::connect(&self.server, CONNECT_PATIENCE, STATEMENT_PATIENCE).await.map_err(failed)
+    }
+
+    /// The names while this server is nobody's primary: with others in the cluster, a name that nobody has, so that a
+    /// server promoted by an outside hand acknowledges nothing.
+    pub(crate) fn standby_names(&self) -> String {
+        let data = self.configuration.members.values().filter(|row| row.kind == Kind::Data).count();
+        match data {
+            0 | 1 => String::new(),
+            _ => configuration::names(1, &["ms_nobody".to_owned()]),
+        }
+    }
+
+    pub(crate) fn names(sync: &SyncSet) -> String {
+        let name = |voter: &Voter| application_name(&voter.member, voter.incarnation);
+        configuration::names(sync.k as usize, &sync.voters.iter().map(name).collect::<Vec<_>>())
+    }
+
+    fn settings(&self, names: String, upstream: Option<StreamFrom>) -> (ServerSettings, u64) {
+        let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
+        let own = self.configuration.own_row();
+        let mut parameters = self.configuration.postgresql.parameters.clone();
+        parameters.insert(GENERATION.to_owned(), generation.to_string());
+        let settings = ServerSettings {
+            port: port(&self.configuration),
+            listen_addresses: own.postgres.iter().map(|address| address.ip().to_string()).collect(),
+            tls: true,
+            synchronous_standby_names: names,
+            upstream,
+            parameters,
+        };
+        (settings, generation)
+    }
+
+    /// The settings of a standby that streams from nobody.
+    pub(crate) fn sealed_settings(&self) -> ServerSettings {
+        self.settings(self.standby_names(), None).0
+    }
+
+    /// Writes `postgresql.conf`; answers the number that shows when it was read.
+    pub(crate) async fn write_configuration(
+        &self,
+        names: String,
+        upstream: Option<StreamFrom>,
+    ) -> Result<u64, WorkError> {
+        let (settings, generation) = self.settings(names, upstream);
+        let (layout, version) = (self.layout.clone(), self.tools.version());
+        let write = move || configuration::write(&layout, version, &settings);
+        blocking(write).await?.map_err(failed)?;
+        Ok(generation)
+    }
+
+    pub(crate) async fn write_gate(&self, gate: Gate) -> Result<(), WorkError> {
+        let (layout, lines) = (self.layout.clone(), self.configuration.postgresql.hba.clone());
+        blocking(move || hba::write_hba(&layout, gate, &lines)).await?.map_err(failed)?;
+        Ok(())
+    }
+
+    /// Whether the gate on disk is open.
+    pub(crate) fn gate_is_open(&self) -> bool {
+        let written = std::fs::read_to_string(self.layout.hba_file()).ok();
+        let open = hba::render_hba(Gate::Open, &self.configuration.postgresql.hba).ok();
+        open.is_some() && written == open
+    }
+
+    /// Reloads, and waits until connections are made under the configuration `generation` or a later one.
+    pub(crate) async fn reload(&self, generation: u64) -> Result<(), WorkError> {
+        self.guard()?.reload().await.map_err(failed)?;
+        let deadline = clock::now().plus(STATEMENT_PATIENCE);
+        loop {
+            match session::fresh_setting(&self.server, GENERATION, CONNECT_PATIENCE).await {
+                Ok(shown) if shown.parse::<u64>().is_ok_and(|shown| shown >= generation) => return Ok(()),
+                Err(error) if clock::now() > deadline => return Err(failed(error)),
+                Ok(shown) if clock::now() > deadline => {
+                    return Err(WorkError(format!(
+                        "PostgreSQL still shows configuration {shown}, not {generation}"
+                    )));
+                }
+                _ => tokio::time::sleep(QUICK_LOOK).await,
+            }
+        }
+    }
+
+    /// Where the primary of `epoch` is, if the record still says so, and the names under which this member streams.
+    pub(crate) fn source(&self, member: &MemberId, epoch: Epoch) -> Result<Upstream, WorkError> {
+        let record = self.record.borrow().clone();
+        let current = record.is_open() && record.epoch == epoch && record.primary() == Some(member);
+        let row = record.members.get(member).and_then(|row| row.postgres);
+        match row {
+            Some(address) if current => {
+                Ok(Upstream { member: member.clone(), address: address.ip(), port: address.port() })
+            }
+            _ => Err(WorkError(format!("{member} is no longer the primary of epoch {epoch}"))),
+        }
+    }
+
+    pub(crate) fn stream_from(&self, upstream: Upstream, incarnation: Incarnation) -> StreamFrom {
+        let me = self.me();
+        StreamFrom { upstream, application_name: application_name(me, incarnation), slot: slot_name(me) }
+    }
+
+    /// Starts the postmaster as a standby, on the configuration as it is on disk.
+    pub(crate) async fn start(&self) -> Result<(), WorkError> {
+        let layout = self.layout.clone();
+        blocking(move || mainstay_postgres::directory::prepare_start(&layout)).await?.map_err(failed)?;
+        let user = self.layout.run_as().map(|user| RunAs {
+            uid: user.uid,
+            gid: user.gid,
+            groups: user.groups.clone(),
+        });
+        let text = |path: std::path::PathBuf| path.display().to_string();
+        let start = Start {
+            program: self.tools.path("postgres"),
+            arguments: vec![
+                "-D".to_owned(),
+                text(self.layout.data().to_owned()),
+                "-c".to_owned(),
+                format!("config_file={}", text(self.layout.configuration_file())),
+            ],
+            environment: [("LC_ALL", "C.UTF-8"), ("TZ", "UTC")]
+                .map(|(k, v)| (k.to_owned(), v.to_owned()))
+                .into(),
+            log_file: self.layout.log_file(),
+            user,
+        };
+        self.guard()?.start(start).await.map_err(failed)?;
+        self.read_guard_again();
+        Ok(())
+    }
+
+    /// Waits until the server answers SQL, for as long as it makes progress.
+    pub(crate) async fn wait_ready(&self) -> Result<Session, WorkError> {
+        loop {
+            match Session::connect(&self.server, CONNECT_PATIENCE, STATEMENT_PATIENCE).await {
+                Ok(session) => return Ok(session),
+                Err(error @ SessionError::Connect { .. }) => {
+                    if self.guard()?.status().await.map_err(failed)?.postmaster.is_none() {
+                        return Err(failed(error));
+                    }
+                    tokio::time::sleep(QUICK_LOOK).await;
+                }
+                Err(SessionError::Timeout { .. }) => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+    }
+
+    /// Ends the server and waits until nothing is left of it.
+    pub(crate) async fn end_server(&self) -> Result<(), WorkError> {
+        let guard = self.guard()?;
+        if !guard.kill().await.map_err(failed)? {
+            self.wait_empty().await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn wait_empty(&self) -> Result<(), WorkError> {
+        loop {
+            let status = self.guard()?.status().await.map_err(failed)?;
+            if status.phase == mainstay_guard::Phase::Empty {
+                self.read_guard_again();
+                return Ok(());
+            }
+            tokio::time::sleep(QUICK_LOOK).await;
+        }
+    }
+}
+
+pub(crate) fn port(configuration: &Configuration) -> u16 {
+    configuration.own_row().postgres.map_or(5432, |address| address.port())
+}
+
+/// Runs what waits for a disk, on a thread for that.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, WorkError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| WorkError("the work was interrupted".to_owned()))
+}
+
+/// The guard, as the crate for PostgreSQL wants it.
+pub(crate) struct Postmaster(pub(crate) GuardClient);
+
+impl mainstay_postgres::children::PostmasterControl for Postmaster {
+    type Error = mainstay_guard::ClientError;
+
+    async fn reload(&self) -> Result<(), Self::Error> {
+        self.0.reload().await
+    }
+
+    async fn terminate(&self, pids: &[i32]) -> Result<(), Self::Error> {
+        self.0.terminate(pids.to_vec()).await.map(|_| ())
+    }
+
+    async fn children(&self) -> Result<Vec<mainstay_postgres::children::Child>, Self::Error> {
+        let child = |child: mainstay_guard::Child| mainstay_postgres::children::Child {
+            pid: child.pid,
+            title: child.title,
+        };
+        Ok(self.0.children().await?.into_iter().map(child).collect())
+    }
+}

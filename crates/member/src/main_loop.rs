@@ -1,0 +1,346 @@
+//! The member's one loop: facts come in, the core decides, actions go out.
+
+mod perform;
+mod stop;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use mainstay_core::decide::{Decision, Memory, decide};
+use mainstay_core::record::{Applied, Command, Phase, Record};
+use mainstay_core::view::{Directory, Upstream, View};
+use mainstay_core::{Epoch, MemberId, Now};
+use mainstay_net::Link;
+use mainstay_postgres::directory::{self, DirectoryState};
+use mainstay_store::{RaftStore, Snapshot};
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, info, warn};
+
+use crate::clock;
+use crate::explain::Explanations;
+use crate::facts::Facts;
+use crate::gossip;
+use crate::guard_link::GuardState;
+use crate::lease::{LeaseState, LeaseThread};
+use crate::machinery::{Machinery, blocking};
+use crate::observe::{Sql, Wanted};
+use crate::propose::Proposer;
+use crate::record_machine::RecordMachine;
+use crate::report::{self, Constants};
+use crate::status::{Gossip, Status};
+use crate::work::{Finished, Lane};
+
+/// Decisions are made on every event, and at least this often.
+const TICK: Duration = Duration::from_millis(100);
+/// The others are told at once of changes, and at least this often.
+const GOSSIP_INTERVAL: Duration = Duration::from_millis(250);
+/// The directory is looked at after each piece of work, and this often.
+const DIRECTORY_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Whatever can wake the loop, beside its watched facts.
+pub(crate) enum Event {
+    Gossip(MemberId, Box<Gossip>),
+    Run(Finished),
+    Upkeep(Finished),
+    Directory(DirectoryLook),
+    Confirmed(Epoch),
+    Proposed(Command, Result<Applied, String>),
+    ReadFailed,
+    /// Stop PostgreSQL and end (true), or end the member alone (false).
+    Stop {
+        everything: bool,
+    },
+}
+
+/// What a look at the data directory and the files beside it has found.
+pub(crate) struct DirectoryLook {
+    directory: Directory,
+    upstream: Option<Upstream>,
+    gate_open: bool,
+}
+
+/// The loop's watched facts.
+pub(crate) struct Watched {
+    pub(crate) record: watch::Receiver<Arc<Snapshot<RecordMachine>>>,
+    pub(crate) guard: watch::Receiver<GuardState>,
+    pub(crate) sql: watch::Receiver<Sql>,
+    pub(crate) health: watch::Receiver<mainstay_core::view::Health>,
+    pub(crate) lease: watch::Receiver<LeaseState>,
+}
+
+pub(crate) struct MainLoop {
+    pub(crate) machinery: Arc<Machinery>,
+    pub(crate) constants: Constants,
+    pub(crate) store: RaftStore<RecordMachine>,
+    pub(crate) proposer: Proposer,
+    pub(crate) lease: LeaseThread,
+    pub(crate) links: BTreeMap<MemberId, Link>,
+    pub(crate) facts: Facts,
+    pub(crate) memory: Memory,
+    pub(crate) run_lane: Lane,
+    pub(crate) upkeep_lane: Lane,
+    pub(crate) events: mpsc::UnboundedSender<Event>,
+    pub(crate) wanted: watch::Sender<Wanted>,
+    pub(crate) record: watch::Sender<Arc<Record>>,
+    pub(crate) status: watch::Sender<Arc<Status>>,
+    pub(crate) explanations: Arc<Mutex<Explanations>>,
+    pub(crate) under_way: UnderWay,
+}
+
+/// What the loop has begun and not yet heard of, and when it last did things that it does from time to time.
+#[derive(Default)]
+pub(crate) struct UnderWay {
+    proposals: Vec<Command>,
+    reading: bool,
+    killing_since: Option<Now>,
+    told_at: Now,
+    told: Option<Gossip>,
+    directory_at: Now,
+    gate_was_looked_at: bool,
+    /// Since when the member is stopping.
+    stopping_since: Option<Now>,
+}
+
+/// How the loop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// PostgreSQL is stopped, the lease given back.
+    Stopped,
+    /// The member alone; PostgreSQL and its guard go on.
+    Left,
+    /// A newer process of this member has taken over.
+    Superseded,
+}
+
+impl MainLoop {
+    /// Runs until the member is told to stop, or a newer process of it owns the guard.
+    pub(crate) async fn run(
+        mut self,
+        mut watched: Watched,
+        mut events: mpsc::UnboundedReceiver<Event>,
+    ) -> Ended {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        self.look_at_directory();
+        loop {
+            let mut next = tokio::select! {
+                biased;
+                Ok(()) = watched.guard.changed() => None,
+                Ok(()) = watched.lease.changed() => None,
+                Ok(()) = watched.record.changed() => None,
+                Ok(()) = watched.sql.changed() => None,
+                Ok(()) = watched.health.changed() => None,
+                Some(event) = events.recv() => Some(event),
+                _ = tick.tick() => None,
+            };
+            while let Some(event) = next {
+                if self.take(event) {
+                    return Ended::Left;
+                }
+                next = events.try_recv().ok();
+            }
+            self.take_watched(&mut watched);
+            if self.facts.guard.superseded {
+                return Ended::Superseded;
+            }
+            self.decide();
+            if self.has_stopped() {
+                return Ended::Stopped;
+            }
+        }
+    }
+
+    /// Takes one event in; answers whether the member is to leave at once.
+    fn take(&mut self, event: Event) -> bool {
+        match event {
+            Event::Gossip(from, gossip) => {
+                self.facts.peers.insert(from, (clock::now(), *gossip));
+            }
+            Event::Run(finished) => {
+                self.run_lane.finished();
+                self.facts.take_finished(finished);
+                self.look_at_directory();
+            }
+            Event::Upkeep(finished) => {
+                self.upkeep_lane.finished();
+                self.facts.take_finished(finished);
+            }
+            Event::Directory(directory) => self.take_directory(directory),
+            Event::Confirmed(epoch) => {
+                self.under_way.reading = false;
+                self.facts.confirmed = Some(epoch);
+            }
+            Event::ReadFailed => self.under_way.reading = false,
+            Event::Proposed(command, result) => self.proposed(&command, result),
+            Event::Stop { everything: true } => self.begin_to_stop(),
+            Event::Stop { everything: false } => return true,
+        }
+        false
+    }
+
+    fn take_directory(&mut self, look: DirectoryLook) {
+        if let Directory::Foreign { why } = &look.directory
+            && self.facts.directory != look.directory
+        {
+            warn!("the data directory is left alone: {why}");
+        }
+        self.facts.directory = look.directory;
+        self.facts.upstream = look.upstream;
+        // Each opening shuts the gate first, so one found open by a member that has just started was opened for the
+        // epoch that the server is open under.
+        let opened = self.facts.guard.status.as_ref().and_then(|status| status.opened).map(Epoch);
+        if !std::mem::replace(&mut self.under_way.gate_was_looked_at, true) && look.gate_open {
+            self.facts.gate_open = opened;
+        }
+    }
+
+    fn take_watched(&mut self, watched: &mut Watched) {
+        self.facts.take_guard(watched.guard.borrow_and_update().clone());
+        self.facts.sql = watched.sql.borrow_and_update().clone();
+        self.facts.health = watched.health.borrow_and_update().clone();
+        self.facts.lease = watched.lease.borrow_and_update().clone();
+        let snapshot = watched.record.borrow_and_update().clone();
+        self.facts.leads = snapshot.status.role == mainstay_consensus::Role::Leader;
+        self.facts.leader = snapshot.status.leader;
+        self.facts.store_failure = snapshot.failure.clone();
+        if !Arc::ptr_eq(&snapshot.machine.record, &self.facts.record) {
+            self.take_record(Arc::clone(&snapshot.machine.record));
+        }
+        self.resume_lease();
+    }
+
+    fn take_record(&mut self, record: Arc<Record>) {
+        let before = std::mem::replace(&mut self.facts.record, Arc::clone(&record));
+        if before.epoch != record.epoch || before.phase != record.phase {
+            note_change(&before, &record);
+        }
+        self.lease.record(Arc::clone(&record));
+        if let Some(tenure) = record.tenure()
+            && tenure.holder == self.facts.me
+            && let Some(requested_at) = self.facts.requests.get(&tenure.request)
+        {
+            self.lease.granted(tenure.epoch, *requested_at);
+        }
+        self.record.send_replace(record);
+    }
+
+    /// A lease that was held before this process started goes on if the guard is still armed for it.
+    fn resume_lease(&self) {
+        let Some(tenure) = self.facts.record.tenure().filter(|tenure| tenure.holder == self.facts.me) else {
+            return;
+        };
+        let known = self.facts.lease.held.is_some_and(|lease| lease.epoch >= tenure.epoch);
+        let armed = self.facts.guard.status.as_ref().and_then(|status| status.armed);
+        if let Some(armed) = armed.filter(|armed| !known && !armed.void && armed.epoch == tenure.epoch.0) {
+            self.lease.resumed(tenure.epoch, Now(armed.deadline_ns));
+        }
+    }
+
+    fn decide(&mut self) {
+        let view = Arc::new(self.facts.view(self.run_lane.current(), self.upkeep_lane.current()));
+        let decision = decide(&view, &mut self.memory);
+        let changed = {
+            let mut explanations = self.explanations.lock().unwrap_or_else(PoisonError::into_inner);
+            explanations.note(&decision, &view, &self.memory)
+        };
+        if changed {
+            for reason in &decision.reasons {
+                debug!("{reason}");
+            }
+        }
+        for action in &decision.actions {
+            self.perform(action, &view);
+        }
+        self.create_cluster();
+        self.tell(&view, &decision);
+        if view.now.since(self.under_way.directory_at) > DIRECTORY_INTERVAL {
+            self.look_at_directory();
+        }
+    }
+
+    fn tell(&mut self, view: &View, decision: &Decision) {
+        let state = self.facts.state(view, &self.memory);
+        let configuration = &self.machinery.configuration;
+        let card = report::card(configuration, &self.constants, &self.facts, view, decision);
+        let status = report::status(configuration, &self.facts, view, (&state, &card));
+        self.status.send_replace(Arc::new(status));
+        let positions = self.facts.peers.iter().filter_map(|(name, (_, gossip))| {
+            let flushed = gossip.state.streaming.map(|streaming| streaming.flushed);
+            flushed.map(|flushed| (name.clone(), flushed))
+        });
+        let wanted = Wanted { busy: is_busy(view), positions: positions.collect() };
+        self.wanted.send_if_modified(|before| std::mem::replace(before, wanted.clone()) != wanted);
+        let gossip = Gossip { state, card };
+        let important = self.under_way.told.as_ref().is_none_or(|told| told.differs(&gossip));
+        if important || view.now.since(self.under_way.told_at) >= GOSSIP_INTERVAL {
+            gossip::tell(&self.links, &gossip);
+            self.under_way.told_at = view.now;
+            self.under_way.told = Some(gossip);
+        }
+    }
+
+    fn look_at_directory(&mut self) {
+        self.under_way.directory_at = clock::now();
+        let (machinery, events) = (Arc::clone(&self.machinery), self.events.clone());
+        tokio::spawn(async move {
+            let found = match directory::inspect(&machinery.tools, &machinery.layout).await {
+                Ok(DirectoryState::Absent | DirectoryState::Empty) => Directory::Absent,
+                Ok(DirectoryState::HalfChanged(mark)) => {
+                    Directory::Marked { operation: format!("{:?}", mark.operation).to_lowercase() }
+                }
+                Ok(DirectoryState::Damaged(why)) => Directory::Marked { operation: why },
+                Ok(DirectoryState::Foreign(why)) => Directory::Foreign { why },
+                Ok(DirectoryState::Valid { control, incarnation }) => {
+                    Directory::Valid { incarnation, system_identifier: control.system_identifier }
+                }
+                Err(error) => {
+                    warn!("the data directory cannot be looked at: {}", crate::machinery::failed(error));
+                    return;
+                }
+            };
+            let Ok(look) = blocking(move || look_beside(&machinery, found)).await else { return };
+            let _ = events.send(Event::Directory(look));
+        });
+    }
+}
+
+/// Reads what stands beside the directory. Waits for the disk, so never on the loop.
+fn look_beside(machinery: &Machinery, directory: Directory) -> DirectoryLook {
+    let incarnation = match &directory {
+        Directory::Valid { incarnation, .. } => Some(*incarnation),
+        _ => None,
+    };
+    let upstream = machinery.promises.upstream(incarnation).unwrap_or_else(|error| {
+        warn!("whom this member follows is not known: {error}");
+        None
+    });
+    DirectoryLook { directory, upstream, gate_open: machinery.gate_is_open() }
+}
+
+/// One line for each change of who may write.
+fn note_change(before: &Record, after: &Record) {
+    match (&after.phase, after.newest_tenure()) {
+        (Phase::Open, Some(tenure)) => {
+            info!(epoch = after.epoch.0, timeline = tenure.timeline.0, "{} is the primary", tenure.holder);
+        }
+        (Phase::Granted, Some(tenure)) => info!(epoch = after.epoch.0, "{} is to take over", tenure.holder),
+        (Phase::Ended { cause }, _) if before.format != 0 => {
+            info!(epoch = after.epoch.0, "the epoch has ended: {cause}")
+        }
+        _ => {}
+    }
+}
+
+/// Whether something is under way that the next look should not miss.
+fn is_busy(view: &View) -> bool {
+    let open = view.record.phase == Phase::Open;
+    let mine = view.record.primary() == Some(&view.me);
+    let streams = view.running().is_some_and(|running| running.streaming.is_some());
+    match view.running() {
+        None => false,
+        Some(_) if !open => true,
+        Some(_) if mine => !view.gate_open || view.upkeep.is_some(),
+        Some(running) => !streams && running.opened.is_none(),
+    }
+}

@@ -1,0 +1,257 @@
+//! Looking at the local server by SQL, several times a second, and keeping the slots that every member holds for the others.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_core::record::Kind;
+use mainstay_core::sync::Voter;
+use mainstay_core::view::{Primary, Streaming, Walsender};
+use mainstay_core::{Lsn, MemberId, Now};
+use mainstay_guard::Pid;
+use mainstay_postgres::history;
+use mainstay_postgres::session::{Observation, Session, SessionError};
+use mainstay_postgres::upstream::slot_name;
+use tokio::sync::watch;
+use tracing::debug;
+
+use crate::clock;
+use crate::machinery::{CONNECT_PATIENCE, Machinery, STATEMENT_PATIENCE, blocking, failed};
+
+/// While everything is as it should be. A server promoted by an outside hand is seen within this.
+const CALM_INTERVAL: Duration = Duration::from_millis(200);
+/// While something is changing.
+const BUSY_INTERVAL: Duration = Duration::from_millis(10);
+/// Slots and the oldest WAL are looked at less often.
+const SLOT_INTERVAL: Duration = Duration::from_secs(2);
+
+/// What SQL says of one postmaster.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Sql {
+    /// The postmaster that this is about.
+    pub(crate) postmaster: Option<Pid>,
+    pub(crate) ready: bool,
+    pub(crate) in_recovery: Option<bool>,
+    pub(crate) replayed: Lsn,
+    pub(crate) streaming: Option<Streaming>,
+    pub(crate) primary: Option<Primary>,
+    pub(crate) walsenders: Vec<Walsender>,
+    pub(crate) wal_kept_from: Option<Lsn>,
+}
+
+/// What the main loop tells the observer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// Something is changing: look often.
+    pub(crate) busy: bool,
+    /// How far each other member has got, so that its slot here does not keep more WAL than it needs.
+    pub(crate) positions: BTreeMap<MemberId, Lsn>,
+}
+
+/// Looks for ever.
+pub(crate) async fn run(
+    machinery: Arc<Machinery>,
+    wanted: watch::Receiver<Wanted>,
+    publish: watch::Sender<Sql>,
+) {
+    let mut observer =
+        Observer { machinery, wanted, session: None, stalls: BTreeMap::new(), slots_at: Now(0) };
+    loop {
+        let postmaster = observer.postmaster();
+        let mut sql = publish.borrow().clone();
+        if sql.postmaster != postmaster {
+            sql = Sql { postmaster, ..Sql::default() };
+            observer.session = None;
+            observer.stalls.clear();
+        }
+        if postmaster.is_some() {
+            observer.look(&mut sql).await;
+        }
+        publish.send_if_modified(|published| {
+            let changed = *published != sql;
+            *published = sql;
+            changed
+        });
+        observer.pause().await;
+        if publish.is_closed() {
+            return;
+        }
+    }
+}
+
+struct Observer {
+    machinery: Arc<Machinery>,
+    wanted: watch::Receiver<Wanted>,
+    session: Option<Session>,
+    /// Per walsender the position it has flushed, and since when it has been that while there was more.
+    stalls: BTreeMap<i32, (Lsn, Option<Now>)>,
+    slots_at: Now,
+}
+
+impl Observer {
+    fn postmaster(&self) -> Option<Pid> {
+        self.machinery.guard.borrow().status.as_ref().and_then(|status| status.postmaster)
+    }
+
+    async fn pause(&mut self) {
+        let interval = if self.wanted.borrow_and_update().busy { BUSY_INTERVAL } else { CALM_INTERVAL };
+        tokio::select! {
+            () = tokio::time::sleep(interval) => {}
+            // Also ends the pause when things become busy, or another server is there.
+            () = becomes_busy(&mut self.wanted), if interval == CALM_INTERVAL => {}
+        }
+    }
+
+    async fn look(&mut self, sql: &mut Sql) {
+        if self.session.is_none() {
+            match Session::connect(&self.machinery.server, CONNECT_PATIENCE, STATEMENT_PATIENCE).await {
+                Ok(session) => self.session = Some(session),
+                Err(error) => {
+                    debug!(%error, "no SQL yet");
+                    sql.ready = false;
+                    return;
+                }
+            }
+        }
+        let Some(session) = &self.session else { return };
+        match session.observe().await {
+            Ok(observed) => {
+                self.take(sql, &observed).await;
+                self.keep_slots(sql, &observed).await;
+            }
+            // It leaves recovery in just this moment: the next look succeeds.
+            Err(SessionError::Statement { .. }) if !session.is_closed() => {}
+            Err(error) => {
+                debug!(%error, "the server was not looked at");
+                self.session = None;
+            }
+        }
+    }
+
+    async fn take(&mut self, sql: &mut Sql, observed: &Observation) {
+        sql.ready = true;
+        sql.in_recovery = Some(observed.in_recovery);
+        sql.replayed = observed.replay.unwrap_or_default();
+        sql.streaming =
+            observed.walreceiver.as_ref().filter(|receiver| receiver.status == "streaming").and_then(
+                |receiver| {
+                    receiver
+                        .received_tli
+                        .zip(receiver.flushed_lsn)
+                        .map(|(timeline, flushed)| Streaming { timeline, flushed })
+                },
+            );
+        let inserted = observed.insert.unwrap_or_default();
+        sql.walsenders = self.walsenders(observed, inserted);
+        match (&mut sql.primary, observed.in_recovery) {
+            (_, true) => sql.primary = None,
+            (Some(primary), false) => primary.inserted = inserted,
+            (None, false) => sql.primary = self.just_promoted(observed, inserted).await,
+        }
+    }
+
+    /// What is fixed at the promotion is read once, before anybody else can have written.
+    async fn just_promoted(&self, observed: &Observation, inserted: Lsn) -> Option<Primary> {
+        let pg_wal = self.machinery.layout.pg_wal();
+        let timeline = observed.timeline;
+        let history =
+            blocking(move || history::read(&pg_wal, timeline)).await.and_then(|read| read.map_err(failed));
+        let next_xid = self.session.as_ref()?.next_xid().await;
+        match (history, next_xid, observed.flush) {
+            (Ok(history), Ok(next_xid), Some(end_of_recovery)) => {
+                Some(Primary { history, end_of_recovery, next_xid, inserted })
+            }
+            (history, next_xid, _) => {
+                debug!(?history, ?next_xid, "the promotion is not quite done");
+                None
+            }
+        }
+    }
+
+    fn walsenders(&mut self, observed: &Observation, inserted: Lsn) -> Vec<Walsender> {
+        let now = clock::now();
+        let mut seen = BTreeMap::new();
+        let mut walsenders = Vec::new();
+        for sender in &observed.walsenders {
+            let flushed = sender.flush_lsn.unwrap_or_default();
+            let stalled_since = match self.stalls.get(&sender.pid) {
+                _ if flushed >= inserted => None,
+                Some((before, since)) if *before == flushed => Some(since.unwrap_or(now)),
+                _ => None,
+            };
+            // The first look that finds it behind starts the count; the second one dates it.
+            let remembered = if flushed < inserted { stalled_since.or(Some(now)) } else { None };
+            seen.insert(sender.pid, (flushed, remembered));
+            walsenders.push(Walsender {
+                pid: sender.pid.unsigned_abs(),
+                application_name: sender.application_name.clone(),
+                voter: voter(&sender.application_name),
+                streaming: sender.state.as_deref() == Some("streaming"),
+                flushed,
+                stalled_since,
+            });
+        }
+        self.stalls = seen;
+        walsenders
+    }
+
+    /// Every member keeps a slot for every other one, so that whoever is promoted still has the WAL that they need.
+    async fn keep_slots(&mut self, sql: &mut Sql, observed: &Observation) {
+        let now = clock::now();
+        let Some(session) = &self.session else { return };
+        if now.since(self.slots_at) < SLOT_INTERVAL {
+            return;
+        }
+        self.slots_at = now;
+        if !observed.in_recovery {
+            sql.wal_kept_from = session.oldest_wal().await.ok();
+        }
+        let positions = self.wanted.borrow().positions.clone();
+        let others = self.machinery.configuration.members.iter();
+        let others = others.filter(|(name, row)| row.kind == Kind::Data && *name != self.machinery.me());
+        for (member, _) in others {
+            let slot = slot_name(member);
+            let there = observed.slots.iter().find(|row| row.slot_name == slot);
+            let lost = there
+                .is_some_and(|row| row.wal_status.as_deref() == Some("lost") && row.active_pid.is_none());
+            let result = match there {
+                Some(_) if lost => session.drop_slot(&slot).await.map(|_| ()),
+                None => session.create_slot(&slot).await.map(|_| ()),
+                Some(_) if observed.in_recovery => match positions.get(member) {
+                    Some(position) => session.advance_slot(&slot, *position).await.map(|_| ()),
+                    None => Ok(()),
+                },
+                Some(_) => Ok(()),
+            };
+            if let Err(error) = result {
+                debug!(%member, %error, "its slot is not as it should be");
+            }
+        }
+    }
+}
+
+async fn becomes_busy(wanted: &mut watch::Receiver<Wanted>) {
+    if wanted.wait_for(|wanted| wanted.busy).await.is_err() {
+        // The main loop has ended, and with it soon this task.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// The voter that a walsender's name says it is: `ms_<member>_<incarnation>`.
+fn voter(application_name: &str) -> Option<Voter> {
+    let (member, incarnation) = application_name.strip_prefix("ms_")?.rsplit_once('_')?;
+    Some(Voter { member: MemberId::new(member).ok()?, incarnation: incarnation.parse().ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_walsenders_say_who_they_are() {
+        let voter = voter("ms_db_1_0a0b0c0d").expect("a name of ours");
+        assert_eq!((voter.member.as_str(), voter.incarnation.0), ("db_1", 0x0A0B_0C0D));
+        assert!(super::voter("pg_basebackup").is_none());
+        assert!(super::voter("ms_db_1_xyz").is_none());
+    }
+}

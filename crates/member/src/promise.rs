@@ -1,0 +1,124 @@
+//! What this member has promised and must still know after a crash: small files, made durable before they are acted on.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use mainstay_core::view::Upstream;
+use mainstay_core::{Epoch, Incarnation};
+use mainstay_postgres::durable::{self, Access, FileError};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// A promise that cannot be read or kept.
+#[derive(Debug, thiserror::Error)]
+pub enum PromiseError {
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("{path} is damaged: {source}; remove this member and let it join anew")]
+    Damaged { path: PathBuf, source: serde_json::Error },
+    #[error("{0} was interrupted")]
+    Interrupted(&'static str),
+}
+
+impl From<PromiseError> for io::Error {
+    fn from(error: PromiseError) -> io::Error {
+        io::Error::other(error)
+    }
+}
+
+/// The promises of one member, in its state directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Promises {
+    directory: PathBuf,
+    access: Access,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct EpochFile {
+    epoch: Epoch,
+}
+
+/// Which directory follows whom; another directory follows nobody.
+#[derive(Debug, Serialize, Deserialize)]
+struct UpstreamFile {
+    upstream: Upstream,
+    incarnation: Incarnation,
+}
+
+const SEALED: &str = "sealed.json";
+const RUN_OUT: &str = "run-out.json";
+const UPSTREAM: &str = "upstream.json";
+
+impl Promises {
+    pub(crate) fn new(state_directory: &Path, access: Access) -> Promises {
+        Promises { directory: state_directory.to_owned(), access }
+    }
+
+    /// Never to stream from this epoch or an older one.
+    pub(crate) fn sealed(&self) -> Result<Epoch, PromiseError> {
+        Ok(self.read::<EpochFile>(SEALED)?.unwrap_or_default().epoch)
+    }
+
+    pub(crate) fn seal(&self, epoch: Epoch) -> Result<(), PromiseError> {
+        self.raise(SEALED, epoch)
+    }
+
+    /// Never to answer a renewal of this epoch or an older one.
+    pub(crate) fn run_out(&self) -> Result<Epoch, PromiseError> {
+        Ok(self.read::<EpochFile>(RUN_OUT)?.unwrap_or_default().epoch)
+    }
+
+    pub(crate) fn say_run_out(&self, epoch: Epoch) -> Result<(), PromiseError> {
+        self.raise(RUN_OUT, epoch)
+    }
+
+    pub(crate) fn upstream(
+        &self,
+        incarnation: Option<Incarnation>,
+    ) -> Result<Option<Upstream>, PromiseError> {
+        let file = self.read::<UpstreamFile>(UPSTREAM)?;
+        Ok(file.filter(|file| Some(file.incarnation) == incarnation).map(|file| file.upstream))
+    }
+
+    pub(crate) fn follow(&self, upstream: &Upstream, incarnation: Incarnation) -> Result<(), PromiseError> {
+        self.write(UPSTREAM, &UpstreamFile { upstream: upstream.clone(), incarnation })
+    }
+
+    pub(crate) fn follow_nobody(&self) -> Result<(), PromiseError> {
+        durable::remove(&self.directory.join(UPSTREAM))?;
+        Ok(())
+    }
+
+    fn raise(&self, file: &str, epoch: Epoch) -> Result<(), PromiseError> {
+        let kept = self.read::<EpochFile>(file)?.unwrap_or_default().epoch;
+        if kept >= epoch {
+            return Ok(());
+        }
+        self.write(file, &EpochFile { epoch })
+    }
+
+    fn read<T: DeserializeOwned>(&self, file: &str) -> Result<Option<T>, PromiseError> {
+        let path = self.directory.join(file);
+        match durable::read(&path)? {
+            None => Ok(None),
+            Some(text) => match serde_json::from_slice(&text) {
+                Ok(value) => Ok(Some(value)),
+                Err(source) => Err(PromiseError::Damaged { path, source }),
+            },
+        }
+    }
+
+    fn write<T: Serialize>(&self, file: &str, value: &T) -> Result<(), PromiseError> {
+        let text = serde_json::to_vec(value).expect("epochs and names are representable in JSON");
+        durable::write(&self.directory.join(file), &text, self.access)?;
+        Ok(())
+    }
+}
+
+/// Runs a promise on a thread that may wait for the disk.
+pub(crate) async fn durably<T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce() -> Result<T, PromiseError> + Send + 'static,
+) -> Result<T, PromiseError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| PromiseError::Interrupted(what))?
+}

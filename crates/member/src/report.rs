@@ -1,0 +1,234 @@
+//! The status that people and scripts read, put together from what this member knows.
+
+use mainstay_core::action::Job;
+use mainstay_core::decide::Decision;
+use mainstay_core::record::{Kind, Phase};
+use mainstay_core::view::{MemberState, PEER_FRESH, PeerServer, Server, View};
+use mainstay_core::{Lsn, MemberId, Now};
+
+use crate::configuration::Configuration;
+use crate::facts::Facts;
+use crate::machinery::port;
+use crate::status::{
+    CancelledSwitchover, Card, Endpoints, LeaseStatus, MemberStatus, PostgresStatus, Role, Status,
+};
+
+/// Programs of one member that do not change while it runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Constants {
+    pub(crate) version: String,
+    pub(crate) socket_dir: std::path::PathBuf,
+    pub(crate) data_dir: std::path::PathBuf,
+}
+
+/// What this member says of itself for people.
+pub(crate) fn card(
+    configuration: &Configuration,
+    constants: &Constants,
+    facts: &Facts,
+    view: &View,
+    decision: &Decision,
+) -> Card {
+    let running = view.running();
+    let status = facts.guard.status.as_ref();
+    let is_data = configuration.own_row().kind == Kind::Data;
+    let primary = running.and_then(|running| running.primary.as_ref());
+    let timeline = primary
+        .and_then(|primary| primary.history.last())
+        .map(|fork| fork.timeline)
+        .or_else(|| running.and_then(|running| running.streaming).map(|streaming| streaming.timeline));
+    let mut warnings: Vec<String> = status.map(|status| status.warnings.clone()).unwrap_or_default();
+    warnings.extend(facts.guard.error.clone());
+    warnings.extend(facts.store_failure.clone());
+    Card {
+        pid: std::process::id(),
+        guard_pid: status.map(|status| status.guard_pid.unsigned_abs()),
+        postgres: is_data.then(|| PostgresStatus {
+            pid: status.and_then(|status| status.postmaster).map(i32::unsigned_abs),
+            address: configuration.own_row().postgres,
+            port: port(configuration),
+            socket_dir: constants.socket_dir.clone(),
+            data_dir: constants.data_dir.clone(),
+            version: constants.version.clone(),
+        }),
+        role: Some(role(view, is_data)),
+        timeline,
+        inserted: primary.map(|primary| primary.inserted),
+        gate_open: view.gate_open,
+        reason: decision.reasons.first().map(ToString::to_string).unwrap_or_default(),
+        warnings,
+        lease_remaining_ms: view
+            .lease
+            .filter(|_| view.holds_lease())
+            .map(|lease| u64::try_from(view.now.until(lease.deadline).as_millis()).unwrap_or(u64::MAX)),
+    }
+}
+
+fn role(view: &View, is_data: bool) -> Role {
+    if !is_data {
+        return Role::Witness;
+    }
+    let rejoining = matches!(view.job, Some(Job::Rewind { .. } | Job::Clone { .. }));
+    match &view.server {
+        _ if rejoining => Role::Rejoining,
+        Server::Running(running) if running.opened.is_some() && running.primary.is_some() => Role::Primary,
+        Server::Running(running) if running.streaming.is_some() => Role::Standby,
+        Server::Running(_) => Role::Starting,
+        Server::Down { .. } | Server::Ending => Role::Starting,
+        Server::Unknown => Role::Unknown,
+    }
+}
+
+/// The whole cluster as this member sees it.
+pub(crate) fn status(
+    configuration: &Configuration,
+    facts: &Facts,
+    view: &View,
+    own: (&MemberState, &Card),
+) -> Status {
+    let record = &view.record;
+    let (own_state, own_card) = own;
+    let primary = record.primary().cloned();
+    let primary_card = primary.as_ref().and_then(|primary| {
+        if *primary == view.me {
+            Some(own_card)
+        } else {
+            fresh(facts, view.now, primary).map(|(_, card)| card)
+        }
+    });
+    let inserted = primary_card.and_then(|card| card.inserted);
+    let members = configuration
+        .members
+        .keys()
+        .map(|name| {
+            if *name == view.me {
+                member(configuration, view, name, Some((Some(0), own_state, own_card)), inserted)
+            } else {
+                let peer = facts.peer_card(name).map(|(heard_at, state, card)| {
+                    let ago = u64::try_from(view.now.since(heard_at).as_millis()).unwrap_or(u64::MAX);
+                    (Some(ago), state, card)
+                });
+                member(configuration, view, name, peer, inserted)
+            }
+        })
+        .collect();
+    let tenure = record.tenure();
+    Status {
+        cluster: configuration.cluster.clone(),
+        member: view.me.clone(),
+        epoch: record.epoch,
+        phase: match record.phase {
+            Phase::Unfounded => "unfounded",
+            Phase::Granted => "granted",
+            Phase::Open => "open",
+            Phase::Ended { .. } => "ended",
+        }
+        .to_owned(),
+        writable: primary_card.is_some_and(|card| card.gate_open && card.lease_remaining_ms.is_some()),
+        primary,
+        endpoints: endpoints(configuration),
+        members,
+        lease: tenure.map(|tenure| LeaseStatus {
+            epoch: tenure.epoch,
+            holder: tenure.holder.clone(),
+            length_ms: record.settings.lease_ms,
+            remaining_ms: primary_card.and_then(|card| card.lease_remaining_ms),
+        }),
+        at_risk_bytes: at_risk(facts, view, own_state, inserted),
+        leads: facts.leads,
+        cancelled_switchover: record
+            .cancelled
+            .as_ref()
+            .map(|cancelled| CancelledSwitchover { id: cancelled.id, why: cancelled.why.clone() }),
+        store_leader: facts.leader.and_then(|leader| {
+            record.members.iter().find(|(_, row)| row.raft_id == leader).map(|(name, _)| name.clone())
+        }),
+        reason: own_card.reason.clone(),
+        warnings: own_card.warnings.clone(),
+    }
+}
+
+fn fresh<'a>(facts: &'a Facts, now: Now, member: &MemberId) -> Option<(&'a MemberState, &'a Card)> {
+    let (heard_at, state, card) = facts.peer_card(member)?;
+    (now.since(heard_at) < PEER_FRESH * 2).then_some((state, card))
+}
+
+type Heard<'a> = (Option<u64>, &'a MemberState, &'a Card);
+
+fn member(
+    configuration: &Configuration,
+    view: &View,
+    name: &MemberId,
+    heard: Option<Heard<'_>>,
+    inserted: Option<Lsn>,
+) -> MemberStatus {
+    let row = &configuration.members[name];
+    let is_fresh =
+        heard.is_some_and(|(ago, _, _)| ago.is_some_and(|ago| u128::from(ago) < PEER_FRESH.as_millis() * 2));
+    let known = heard.filter(|_| is_fresh);
+    let role = known.and_then(|(_, _, card)| card.role).unwrap_or(Role::Unknown);
+    let flushed = known.and_then(|(_, state, _)| state.streaming).map(|streaming| streaming.flushed);
+    let tenure = view.record.base.as_ref().filter(|_| view.record.is_open());
+    MemberStatus {
+        name: name.clone(),
+        kind: row.kind,
+        role,
+        address: row.address,
+        http: Some(row.http),
+        epoch: known.map(|(_, state, _)| state.epoch).filter(|epoch| epoch.0 > 0),
+        timeline: known.and_then(|(_, _, card)| card.timeline),
+        lag_bytes: flushed
+            .zip(inserted)
+            .filter(|_| role == Role::Standby)
+            .map(|(flushed, inserted)| inserted.bytes_ahead_of(flushed)),
+        sync: tenure.is_some_and(|tenure| tenure.sync.contains(name)),
+        pid: known.map(|(_, _, card)| card.pid),
+        guard_pid: known.and_then(|(_, _, card)| card.guard_pid),
+        postgres: heard.and_then(|(_, _, card)| card.postgres.clone()),
+        reason: known.map(|(_, _, card)| card.reason.clone()),
+        heard_ms: heard.and_then(|(ago, _, _)| ago),
+    }
+}
+
+/// With voters nothing acknowledged is at risk. Alone, whatever no standby has flushed.
+fn at_risk(facts: &Facts, view: &View, own: &MemberState, inserted: Option<Lsn>) -> u64 {
+    if view.record.sync().is_none_or(|sync| !sync.is_lone()) {
+        return 0;
+    }
+    let Some(inserted) = inserted else { return 0 };
+    let others = facts.peers.values().filter(|(heard_at, _)| view.now.since(*heard_at) < PEER_FRESH);
+    let standbys = others.map(|(_, gossip)| &gossip.state).chain([own]);
+    let following =
+        standbys.filter(|state| state.server == PeerServer::Standby && state.epoch == view.record.epoch);
+    let furthest = following.filter_map(|state| state.streaming).map(|streaming| streaming.flushed).max();
+    inserted.bytes_ahead_of(furthest.unwrap_or(Lsn::ZERO))
+}
+
+fn endpoints(configuration: &Configuration) -> Endpoints {
+    let bootstrap = &configuration.bootstrap;
+    let role = bootstrap.role.as_deref().unwrap_or("postgres");
+    let database = bootstrap.database.as_deref().unwrap_or(role);
+    let login = match &bootstrap.password {
+        Some(password) if configuration.show_password => format!("{role}:{password}"),
+        _ => role.to_owned(),
+    };
+    let data: Vec<(&MemberId, String)> = configuration
+        .members
+        .iter()
+        .filter_map(|(name, row)| row.postgres.map(|address| (name, address.to_string())))
+        .collect();
+    let hosts: Vec<&str> = data.iter().map(|(_, address)| address.as_str()).collect();
+    let hosts = hosts.join(",");
+    let url = |hosts: &str, options: &str| format!("postgres://{login}@{hosts}/{database}{options}");
+    Endpoints {
+        rw: url(&hosts, "?target_session_attrs=read-write&connect_timeout=2"),
+        ro: url(&hosts, "?target_session_attrs=prefer-standby&connect_timeout=2"),
+        members: data.iter().map(|(name, address)| ((*name).clone(), url(address, ""))).collect(),
+    }
+}
+
+/// The status before anything is known.
+pub(crate) fn first(configuration: &Configuration, facts: &Facts) -> Status {
+    let view = facts.view(None, None);
+    status(configuration, facts, &view, (&MemberState::default(), &Card::default()))
+}

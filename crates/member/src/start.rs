@@ -1,0 +1,354 @@
+//! Starting a member: everything is checked before anything is changed, and every part is wired to the others.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use mainstay_consensus::Identity as RaftIdentity;
+use mainstay_core::MemberId;
+use mainstay_core::record::Command;
+use mainstay_guard::SpawnGuard;
+use mainstay_net::{Allowlist, BindError, Endpoint, Identity, KeyFingerprint, Server};
+use mainstay_postgres::layout::{Layout, LayoutError};
+use mainstay_postgres::tools::{RunAs, Tools, ToolsError};
+use mainstay_store::{RaftOptions, RaftStore};
+use nix::unistd::geteuid;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, info};
+
+use crate::configuration::Configuration;
+use crate::control::{self, Control, ControlError};
+use crate::explain::Explanations;
+use crate::facts::Facts;
+use crate::guard_link::{self, GuardPlace, GuardState};
+use crate::lease::LeaseThread;
+use crate::machinery::Machinery;
+use crate::main_loop::{Ended, Event, MainLoop, UnderWay, Watched};
+use crate::network::{self, Receivers};
+use crate::promise::{PromiseError, Promises};
+use crate::propose::Proposer;
+use crate::record_machine::RecordMachine;
+use crate::report::Constants;
+use crate::work::Lane;
+use crate::{health, observe};
+
+/// Why a member does not start, or has ended.
+#[derive(Debug, thiserror::Error)]
+pub enum MemberError {
+    #[error(transparent)]
+    Tools(#[from] ToolsError),
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    #[error("cannot read {path}: {source}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("cannot write {path}: {source}")]
+    Write { path: PathBuf, source: std::io::Error },
+    #[error("{path}: {why}")]
+    Certificate { path: PathBuf, why: String },
+    #[error(
+        "the key in {path} has the fingerprint {found}, but {member} is configured with {wanted}; use the right key, or correct the configuration of every member"
+    )]
+    WrongKey { path: PathBuf, member: MemberId, found: KeyFingerprint, wanted: String },
+    #[error(
+        "this member's consensus directory {path} is missing: run `mainstay create` once for a new cluster; a member that has lost it must be removed and join anew"
+    )]
+    NotCreated { path: PathBuf },
+    #[error("{0}")]
+    Store(String),
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error(transparent)]
+    Promise(#[from] PromiseError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error("another process of this member runs already (process {0}); stop it first")]
+    Running(String),
+    #[error("a newer process of this member has taken over")]
+    Superseded,
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+}
+
+struct Paths {
+    consensus: PathBuf,
+    guard: PathBuf,
+}
+
+fn paths(configuration: &Configuration) -> Paths {
+    Paths {
+        consensus: configuration.directory.join("consensus"),
+        guard: configuration.directory.join("guard"),
+    }
+}
+
+/// Makes a new member: its directories, and its vote in the new cluster that the configuration describes.
+pub async fn create(configuration: &Configuration) -> Result<(), MemberError> {
+    let (_, layout) = tools_and_layout(configuration).await?;
+    layout.create(crate::machinery::port(configuration))?;
+    let Command::Create { members, .. } = configuration.create_command() else {
+        unreachable!("create_command makes a Create")
+    };
+    let own = &members[&configuration.me];
+    let ids = |votes: bool| {
+        members.values().filter(|row| row.votes == votes).map(|row| row.raft_id).collect::<Vec<_>>()
+    };
+    let identity = RaftIdentity { cluster_id: configuration.cluster.clone(), raft_id: own.raft_id };
+    mainstay_store::create(&paths(configuration).consensus, &identity, &ids(true), &ids(false))
+        .map_err(|error| MemberError::Store(crate::machinery::failed(error).0))
+}
+
+async fn tools_and_layout(configuration: &Configuration) -> Result<(Tools, Layout), MemberError> {
+    let postgresql = &configuration.postgresql;
+    let run_as = if geteuid().is_root() { Some(RunAs::of_user(&postgresql.user)?) } else { None };
+    let data_major = std::fs::read_to_string(postgresql.data_directory.join("PG_VERSION")).ok();
+    let data_major = data_major.and_then(|text| text.trim().parse().ok());
+    let tools = Tools::find(postgresql.bin_dir.as_deref(), data_major, run_as.clone()).await?;
+    let layout = Layout::new(&configuration.directory, Some(&postgresql.data_directory), None, run_as)?;
+    Ok((tools, layout))
+}
+
+/// Runs the member until it is told to stop.
+pub async fn run(configuration: Configuration) -> Result<(), MemberError> {
+    let (tools, layout) = tools_and_layout(&configuration).await?;
+    let endpoint = endpoint(&configuration)?;
+    let places = paths(&configuration);
+    if !places.consensus.is_dir() {
+        return Err(MemberError::NotCreated { path: places.consensus });
+    }
+    layout.create(crate::machinery::port(&configuration))?;
+    install_certificates(&configuration, &layout)?;
+    mainstay_postgres::hba::write_ident(&layout).map_err(|error| MemberError::Store(error.to_string()))?;
+    let promises = Promises::new(&layout.state_dir(), layout.private_access());
+    let server = endpoint.listen(configuration.own_row().address)?;
+    let options = RaftOptions::new(places.consensus.clone(), configuration.cluster.clone());
+    let (store, outgoing) = mainstay_store::start(options, RecordMachine::default())
+        .map_err(|error| MemberError::Store(crate::machinery::failed(error).0))?;
+    let lease =
+        LeaseThread::start(endpoint.clone(), promises.clone(), configuration.lease, places.guard.clone())
+            .map_err(MemberError::Thread)?;
+    write_pid(&layout)?;
+    let member = Member {
+        configuration,
+        tools,
+        layout,
+        endpoint,
+        promises,
+        store,
+        lease,
+        guard_directory: places.guard,
+    };
+    member.run(server, outgoing).await
+}
+
+/// The parts of a member that are made before anything is wired.
+struct Member {
+    configuration: Configuration,
+    tools: Tools,
+    layout: Layout,
+    endpoint: Endpoint,
+    promises: Promises,
+    store: RaftStore<RecordMachine>,
+    lease: LeaseThread,
+    guard_directory: PathBuf,
+}
+
+impl Member {
+    async fn run(
+        self,
+        server: Server,
+        outgoing: mpsc::Receiver<mainstay_consensus::Outgoing>,
+    ) -> Result<(), MemberError> {
+        let (events, queue) = mpsc::unbounded_channel();
+        let (guard, guard_seen) = watch::channel(GuardState::default());
+        let (poke, poked) = mpsc::channel(1);
+        let (record, record_seen) = watch::channel(Arc::default());
+        let machinery = Arc::new(Machinery::new(
+            self.configuration.clone(),
+            self.tools.clone(),
+            self.layout.clone(),
+            self.promises.clone(),
+            guard_seen.clone(),
+            poke,
+            record_seen,
+        ));
+        let receivers =
+            Receivers { store: self.store.clone(), lease: self.lease.clone(), events: events.clone() };
+        let links = network::start(&self.configuration, &self.endpoint, server, outgoing, receivers);
+        tokio::spawn(guard_link::keep(self.guard_place(), guard, poked, self.lease.clone()));
+        let (wanted, wanted_seen) = watch::channel(observe::Wanted::default());
+        let (sql, sql_seen) = watch::channel(observe::Sql::default());
+        tokio::spawn(observe::run(Arc::clone(&machinery), wanted_seen, sql));
+        let (signs, signs_seen) = watch::channel(mainstay_core::view::Health::default());
+        tokio::spawn(health::run(Arc::clone(&machinery), signs));
+        let proposer = Proposer::new(self.store.clone());
+        let explanations = Arc::new(Mutex::new(Explanations::default()));
+        let sealed = self.promises.sealed()?;
+        let facts = Facts::new(self.configuration.me.clone(), sealed);
+        let status = crate::report::first(&self.configuration, &facts);
+        let (status, status_seen) = watch::channel(Arc::new(status));
+        let control = Control {
+            status: status_seen,
+            explanations: Arc::clone(&explanations),
+            proposer: proposer.clone(),
+        };
+        control::serve(control, self.configuration.own_row().http, &self.configuration.control_socket())
+            .await?;
+        listen_to_signals(&events).map_err(MemberError::Thread)?;
+        let watched = Watched {
+            record: self.store.watch(),
+            guard: guard_seen,
+            sql: sql_seen,
+            health: signs_seen,
+            lease: self.lease.state(),
+        };
+        let main_loop = MainLoop {
+            constants: self.constants(),
+            run_lane: lane("work", &machinery, &events, Event::Run)?,
+            upkeep_lane: lane("upkeep", &machinery, &events, Event::Upkeep)?,
+            machinery: Arc::clone(&machinery),
+            store: self.store.clone(),
+            proposer,
+            lease: self.lease.clone(),
+            links,
+            facts,
+            memory: mainstay_core::decide::Memory::default(),
+            events,
+            wanted,
+            record,
+            status,
+            explanations,
+            under_way: UnderWay::default(),
+        };
+        info!(member = %self.configuration.me, cluster = self.configuration.cluster, "started");
+        let ended = main_loop.run(watched, queue).await;
+        self.end(ended, &machinery).await
+    }
+
+    async fn end(&self, ended: Ended, machinery: &Machinery) -> Result<(), MemberError> {
+        match ended {
+            Ended::Stopped => {
+                if let Ok(guard) = machinery.guard()
+                    && let Err(error) = guard.quit(false).await
+                {
+                    debug!(%error, "the guard goes on");
+                }
+                let _ = std::fs::remove_file(self.layout.state_dir().join("member.pid"));
+                info!("stopped");
+                Ok(())
+            }
+            Ended::Left => {
+                info!("left; PostgreSQL goes on until its lease ends");
+                Ok(())
+            }
+            Ended::Superseded => Err(MemberError::Superseded),
+        }
+    }
+
+    fn guard_place(&self) -> GuardPlace {
+        let text = |path: &std::path::Path| path.display().to_string();
+        GuardPlace {
+            directory: self.guard_directory.clone(),
+            data_directory: self.layout.data().to_owned(),
+            spawn: SpawnGuard {
+                program: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("mainstay")),
+                arguments: vec![
+                    "guard".to_owned(),
+                    "--directory".to_owned(),
+                    text(&self.guard_directory),
+                    "--data-directory".to_owned(),
+                    text(self.layout.data()),
+                ],
+                log_file: self.configuration.directory.join("log").join("guard.log"),
+            },
+        }
+    }
+
+    fn constants(&self) -> Constants {
+        Constants {
+            version: self.tools.version().to_string(),
+            socket_dir: self.layout.socket_dir(),
+            data_dir: self.layout.data().to_owned(),
+        }
+    }
+}
+
+fn lane(
+    name: &str,
+    machinery: &Arc<Machinery>,
+    events: &mpsc::UnboundedSender<Event>,
+    wrap: fn(crate::work::Finished) -> Event,
+) -> Result<Lane, MemberError> {
+    let (finished, mut queue) = mpsc::unbounded_channel();
+    let events = events.clone();
+    tokio::spawn(async move {
+        while let Some(finished) = queue.recv().await {
+            if events.send(wrap(finished)).is_err() {
+                return;
+            }
+        }
+    });
+    Lane::start(name, Arc::clone(machinery), finished).map_err(MemberError::Thread)
+}
+
+fn endpoint(configuration: &Configuration) -> Result<Endpoint, MemberError> {
+    let read = |path: &PathBuf| {
+        std::fs::read_to_string(path).map_err(|source| MemberError::Read { path: path.clone(), source })
+    };
+    let bad = |why: String| MemberError::Certificate { path: configuration.tls.certificate.clone(), why };
+    let identity = Identity::from_pem(&read(&configuration.tls.certificate)?, &read(&configuration.tls.key)?)
+        .map_err(|error| bad(crate::machinery::failed(error).0))?;
+    let wanted = &configuration.own_row().key;
+    if identity.fingerprint().to_string() != *wanted {
+        return Err(MemberError::WrongKey {
+            path: configuration.tls.key.clone(),
+            member: configuration.me.clone(),
+            found: identity.fingerprint(),
+            wanted: wanted.clone(),
+        });
+    }
+    let keys =
+        configuration.members.iter().filter_map(|(name, row)| Some((name.clone(), row.key.parse().ok()?)));
+    let allowlist = Allowlist::new(keys.collect());
+    Endpoint::new(configuration.me.clone(), &configuration.cluster, identity, allowlist)
+        .map_err(|error| bad(crate::machinery::failed(error).0))
+}
+
+/// PostgreSQL reads its certificate from files of its own, which its user may read.
+fn install_certificates(configuration: &Configuration, layout: &Layout) -> Result<(), MemberError> {
+    let files = [
+        (&configuration.tls.authority, layout.authority()),
+        (&configuration.tls.server_certificate, layout.certificate()),
+        (&configuration.tls.server_key, layout.key()),
+    ];
+    for (from, to) in files {
+        let text = std::fs::read(from).map_err(|source| MemberError::Read { path: from.clone(), source })?;
+        mainstay_postgres::durable::write(&to, &text, layout.server_access())
+            .map_err(|error| MemberError::Store(crate::machinery::failed(error).0))?;
+    }
+    Ok(())
+}
+
+/// For people and for the demo; nothing is decided by it.
+fn write_pid(layout: &Layout) -> Result<(), MemberError> {
+    let path = layout.state_dir().join("member.pid");
+    std::fs::write(&path, format!("{}\n", std::process::id()))
+        .map_err(|source| MemberError::Write { path, source })
+}
+
+fn listen_to_signals(events: &mpsc::UnboundedSender<Event>) -> std::io::Result<()> {
+    let signals = [
+        (SignalKind::terminate(), true),
+        (SignalKind::interrupt(), true),
+        (SignalKind::user_defined1(), false),
+    ];
+    for (kind, everything) in signals {
+        let mut stream = signal(kind)?;
+        let events = events.clone();
+        tokio::spawn(async move {
+            while stream.recv().await.is_some() {
+                let _ = events.send(Event::Stop { everything });
+            }
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,198 @@
+//! What `status --json` prints: a stable schema that scripts rely on. Fields are only ever added.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use mainstay_core::record::Kind;
+use mainstay_core::view::MemberState;
+use mainstay_core::{Epoch, Lsn, MemberId, Timeline};
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    pub cluster: String,
+    /// The member that answers.
+    pub member: MemberId,
+    pub epoch: Epoch,
+    /// `unfounded`, `granted`, `open` or `ended`.
+    pub phase: String,
+    pub primary: Option<MemberId>,
+    /// Whether applications are let in by the primary, as far as this member knows.
+    pub writable: bool,
+    pub endpoints: Endpoints,
+    pub members: Vec<MemberStatus>,
+    pub lease: Option<LeaseStatus>,
+    /// What would be lost if the primary's machine died now, in bytes of WAL; 0 with synchronous standbys.
+    pub at_risk_bytes: u64,
+    /// Whether the member that answers leads the replicated log.
+    #[serde(default)]
+    pub leads: bool,
+    /// The newest switchover that was given up, if one was.
+    pub cancelled_switchover: Option<CancelledSwitchover>,
+    /// The member that leads the store, if this one knows.
+    pub store_leader: Option<MemberId>,
+    /// Why things are as they are, in a sentence.
+    pub reason: String,
+    /// What needs a person, if anything.
+    pub warnings: Vec<String>,
+}
+
+/// A switchover that did not happen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CancelledSwitchover {
+    pub id: u64,
+    pub why: String,
+}
+
+/// libpq connection URLs. With a password only in a demo; elsewhere `passfile` names the file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Endpoints {
+    pub rw: String,
+    pub ro: String,
+    pub members: BTreeMap<MemberId, String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    Primary,
+    Standby,
+    Witness,
+    Starting,
+    Rejoining,
+    Stopped,
+    Unknown,
+}
+
+impl Role {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::Primary => "primary",
+            Role::Standby => "standby",
+            Role::Witness => "witness",
+            Role::Starting => "starting",
+            Role::Rejoining => "rejoining",
+            Role::Stopped => "stopped",
+            Role::Unknown => "unknown",
+        }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MemberStatus {
+    pub name: MemberId,
+    pub kind: Kind,
+    pub role: Role,
+    /// Where the other members reach it.
+    pub address: SocketAddr,
+    /// Read-only HTTP.
+    pub http: Option<SocketAddr>,
+    pub epoch: Option<Epoch>,
+    pub timeline: Option<Timeline>,
+    /// How far the standby is behind the primary; `null` where that is not known.
+    pub lag_bytes: Option<u64>,
+    /// Whether its flush counts towards acknowledging a commit.
+    pub sync: bool,
+    pub pid: Option<u32>,
+    pub guard_pid: Option<u32>,
+    pub postgres: Option<PostgresStatus>,
+    /// What it is about, in its own words.
+    pub reason: Option<String>,
+    /// How long ago it was heard, in milliseconds; 0 for the member that answers.
+    pub heard_ms: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PostgresStatus {
+    pub pid: Option<u32>,
+    pub address: Option<SocketAddr>,
+    pub port: u16,
+    pub socket_dir: PathBuf,
+    pub data_dir: PathBuf,
+    pub version: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LeaseStatus {
+    pub epoch: Epoch,
+    pub holder: MemberId,
+    pub length_ms: u64,
+    /// How long the holder may go on without another renewal; known to the holder only.
+    pub remaining_ms: Option<u64>,
+}
+
+/// What a member tells the others for people to look at, beside what they decide on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Card {
+    pub(crate) pid: u32,
+    pub(crate) guard_pid: Option<u32>,
+    pub(crate) postgres: Option<PostgresStatus>,
+    pub(crate) role: Option<Role>,
+    pub(crate) timeline: Option<Timeline>,
+    /// Primary: the end of its WAL.
+    pub(crate) inserted: Option<Lsn>,
+    pub(crate) gate_open: bool,
+    pub(crate) reason: String,
+    pub(crate) warnings: Vec<String>,
+    pub(crate) lease_remaining_ms: Option<u64>,
+}
+
+/// One message of gossip.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Gossip {
+    pub(crate) state: MemberState,
+    pub(crate) card: Card,
+}
+
+impl Gossip {
+    /// Whether what others decide on has changed, beside positions and ages that change all the time.
+    pub(crate) fn differs(&self, newer: &Gossip) -> bool {
+        let (old, new) = (&self.state, &newer.state);
+        let timeline = |state: &MemberState| state.streaming.map(|streaming| streaming.timeline);
+        old.incarnation != new.incarnation
+            || old.server != new.server
+            || old.epoch != new.epoch
+            || timeline(old) != timeline(new)
+            || old.can_report != new.can_report
+            || old.unfit != new.unfit
+            || old.checkpointed != new.checkpointed
+            || self.card.role != newer.card.role
+            || self.card.gate_open != newer.card.gate_open
+    }
+}
+
+impl Endpoints {
+    /// The same addresses without anybody's password.
+    #[must_use]
+    pub fn without_passwords(&self) -> Endpoints {
+        Endpoints {
+            rw: without_password(&self.rw),
+            ro: without_password(&self.ro),
+            members: self.members.iter().map(|(name, url)| (name.clone(), without_password(url))).collect(),
+        }
+    }
+}
+
+/// Takes what stands between the first `:` after `//` and the `@` out of a URL.
+fn without_password(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("//") else { return url.to_owned() };
+    let Some((user, hosts)) = rest.split_once('@') else { return url.to_owned() };
+    let user = user.split_once(':').map_or(user, |(name, _)| name);
+    format!("{scheme}//{user}@{hosts}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_taken_out_of_urls() {
+        assert_eq!(
+            without_password("postgres://app:s3cr3t@10.0.0.1:5432/app?x=a:b"),
+            "postgres://app@10.0.0.1:5432/app?x=a:b"
+        );
+        assert_eq!(without_password("postgres://app@10.0.0.1:5432/app"), "postgres://app@10.0.0.1:5432/app");
+        assert_eq!(without_password("postgres://[::1]:5432/app"), "postgres://[::1]:5432/app");
+    }
+}

@@ -1,0 +1,53 @@
+//! Stopping the primary so that a chosen standby has everything.
+
+use std::time::Duration;
+
+use mainstay_core::MemberId;
+use mainstay_guard::StopMode;
+use mainstay_postgres::hba::Gate;
+use mainstay_postgres::session;
+
+use super::Outcome;
+use super::open::end_sessions;
+use crate::clock;
+use crate::machinery::{Machinery, Postmaster, QUICK_LOOK, WorkError, failed};
+
+/// Before anything stops, so that the shutdown's own checkpoint has little to write.
+const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(120);
+/// The stop waits for every walsender; after this only for the target's.
+const OTHERS_PATIENCE: Duration = Duration::from_millis(300);
+/// Then it is killed, and the target is promoted by the normal proof.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
+
+pub(super) async fn stop(machinery: &Machinery, to: &MemberId) -> Result<Outcome, WorkError> {
+    session::checkpoint(&machinery.server, CHECKPOINT_PATIENCE).await.map_err(failed)?;
+    let guard = machinery.guard()?;
+    let session = machinery.session().await?;
+    machinery.write_gate(Gate::Shut).await?;
+    let names = machinery.record.borrow().sync().map(Machinery::names).unwrap_or_default();
+    let generation = machinery.write_configuration(names, None).await?;
+    machinery.reload(generation).await?;
+    end_sessions(&Postmaster(guard.clone()), &session).await?;
+    let observed = session.observe().await.map_err(failed)?;
+    let own = format!("ms_{to}_");
+    let others: Vec<i32> = observed
+        .walsenders
+        .iter()
+        .filter(|sender| !sender.application_name.starts_with(&own))
+        .map(|sender| sender.pid)
+        .collect();
+    drop(session);
+    let kill_after_ms = u64::try_from(STOP_PATIENCE.as_millis()).unwrap_or(u64::MAX);
+    guard.stop(StopMode::Fast, kill_after_ms).await.map_err(failed)?;
+    let release_others_at = clock::now().plus(OTHERS_PATIENCE);
+    let mut released = false;
+    while guard.status().await.map_err(failed)?.phase != mainstay_guard::Phase::Empty {
+        if !released && clock::now() >= release_others_at {
+            guard.terminate(others.clone()).await.map_err(failed)?;
+            released = true;
+        }
+        tokio::time::sleep(QUICK_LOOK).await;
+    }
+    machinery.read_guard_again();
+    Ok(Outcome::Done)
+}
