@@ -52,7 +52,7 @@ pub enum Job {
     Seal { epoch: Epoch },
     /// Names, gate, replay, then the guard promotes.
     Open { epoch: Epoch, timeline: Timeline, sync: SyncSet },
-    /// Stream from the primary of `epoch`.
+    /// Stream from the primary of `epoch`; begins only while the scan that this was decided on still holds.
     Follow { member: MemberId, epoch: Epoch },
     /// Undo the diverged WAL with `pg_rewind`. Reads the record once more, and leaves a directory alone that it shows
     /// among the voters.

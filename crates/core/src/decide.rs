@@ -117,11 +117,14 @@ pub fn decide(view: &View, memory: &mut Memory) -> Decision {
     decision
 }
 
-/// A job that just failed is not tried again at once: 0.25 s, doubled with each failure in a row, at most 30 s.
+/// A job that just failed is not tried again at once: 0.25 s, doubled with each failure in a row, at most 30 s; at most 2 s
+/// for one that everybody waits for.
 fn back_off(view: &View, job: &Job) -> Option<Verdict> {
     let failure = view.failure(|failed| failed.same_kind(job))?;
     let doublings = failure.count.saturating_sub(1).min(7);
-    let pause = Duration::from_millis(250 << doublings).min(Duration::from_secs(30));
+    let urgent = matches!(job, Job::Open { .. } | Job::Start { .. } | Job::Seal { .. } | Job::OpenGate { .. });
+    let longest = Duration::from_secs(if urgent { 2 } else { 30 });
+    let pause = Duration::from_millis(250 << doublings).min(longest);
     if view.now.since(failure.at) >= pause {
         return None;
     }

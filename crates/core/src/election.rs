@@ -27,7 +27,7 @@ pub enum Unproven {
     OtherIncarnation,
     /// It holds WAL that the cluster abandoned.
     OffLineage,
-    /// It ends before the newest timeline begins.
+    /// It has nothing of the newest timeline, which begins at `floor`.
     BelowFloor { position: Lsn, floor: Lsn },
     /// Commits were acknowledged by the last holder alone.
     OnlyHolder { holder: MemberId },
@@ -45,7 +45,7 @@ impl fmt::Display for Unproven {
             Unproven::OtherIncarnation => write!(f, "its data directory was replaced since it reported"),
             Unproven::OffLineage => write!(f, "it holds WAL that the cluster abandoned"),
             Unproven::BelowFloor { position, floor } => {
-                write!(f, "it ends at {position}, before the newest timeline begins at {floor}")
+                write!(f, "it ends at {position} without the newest timeline, which begins at {floor}")
             }
             Unproven::OnlyHolder { holder } => write!(f, "{holder} acknowledged commits alone"),
             Unproven::TooFewReports { reported, needed, missing } => {
@@ -70,8 +70,9 @@ pub fn may_be_promoted(record: &Record, member: &MemberId, incarnation: Incarnat
     if !on_lineage(record, member, report, &standing) {
         return Err(Unproven::OffLineage);
     }
+    // One that ends exactly where the newest timeline begins has nothing of it, and would be promoted beside it.
     let floor = record.floor();
-    if standing.position < floor && !mutated(Mutant::FloorIgnored) {
+    if !report.extent.history.starts_with(&record.lineage) && !mutated(Mutant::FloorIgnored) {
         return Err(Unproven::BelowFloor { position: standing.position, floor });
     }
     if base.holder == *member && (base.incarnation == incarnation || mutated(Mutant::IncarnationIgnored)) {

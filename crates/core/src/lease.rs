@@ -96,15 +96,20 @@ impl Grantor {
         Answer::Promised
     }
 
-    /// The epoch whose lease has run out here, if one has; from now on it is not answered. It may be said aloud only
-    /// once [`Grantor::promise`] was called.
-    pub fn run_out(&mut self, now: Now) -> Option<Epoch> {
+    /// The epoch whose lease has run out as far as this voter sees, if one has. That may change again: a renewal is
+    /// answered still. Otherwise each voter that was cut off for a moment would be lost to the holder for the rest of the
+    /// epoch, and the second one, months later, would end it without need.
+    pub fn expired(&self, now: Now) -> Option<Epoch> {
         let (epoch, since) = self.current?;
         let lease = if mutated(Mutant::GrantorHurries) { self.lease / 2 } else { self.lease };
         let expired = now >= since.plus(lease) && now >= self.silent_until;
-        if !expired {
-            return None;
-        }
+        expired.then_some(epoch)
+    }
+
+    /// The epoch whose lease has run out here, if one has; from now on it is not answered. To be called once a majority of
+    /// the voters says [`Grantor::expired`] at the same time. It may be said aloud only once [`Grantor::promise`] was called.
+    pub fn run_out(&mut self, now: Now) -> Option<Epoch> {
+        let epoch = self.expired(now)?;
         self.closed = self.closed.max(epoch);
         Some(epoch)
     }

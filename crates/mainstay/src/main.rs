@@ -1,7 +1,7 @@
 //! The program: command line, configuration, wiring and exit codes. What it does is in the crates below it.
 
 #![forbid(unsafe_code)]
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line's answers go there")]
+#![allow(clippy::print_stderr, reason = "a command line's errors go there")]
 
 mod cli;
 mod client;
@@ -9,6 +9,7 @@ mod commands;
 mod configuration;
 mod demo;
 mod logging;
+mod output;
 
 use std::process::ExitCode;
 

@@ -10,7 +10,7 @@ use mainstay_core::sync::SyncSet;
 use mainstay_core::view::{
     Directory, Failure, Health, Lease, MemberState, Peer, PeerServer, Scan, Server, Upstream, View,
 };
-use mainstay_core::{Epoch, MemberId, Now};
+use mainstay_core::{Epoch, Incarnation, MemberId, Now};
 
 use crate::clock;
 use crate::guard_link::GuardState;
@@ -18,6 +18,14 @@ use crate::lease::LeaseState;
 use crate::observe::Sql;
 use crate::status::{Card, Gossip};
 use crate::work::{Finished, Outcome};
+
+/// Which life of the directory it is, if it is whole.
+pub(crate) fn incarnation_of(directory: &Directory) -> Option<Incarnation> {
+    match directory {
+        Directory::Valid { incarnation, .. } => Some(*incarnation),
+        _ => None,
+    }
+}
 
 /// What is known, as it came in.
 pub(crate) struct Facts {
@@ -69,6 +77,16 @@ impl Facts {
             leader: None,
             store_failure: None,
         }
+    }
+
+    pub(crate) fn incarnation(&self) -> Option<Incarnation> {
+        incarnation_of(&self.directory)
+    }
+
+    /// Whether another primary waits for its followers to say how far they are.
+    pub(crate) fn gate_is_awaited(&self) -> bool {
+        let primary = self.record.primary().filter(|primary| **primary != self.me);
+        primary.and_then(|primary| self.peers.get(primary)).is_some_and(|(_, gossip)| !gossip.card.gate_open)
     }
 
     /// Takes the guard's word. Another server than before knows nothing of what was true of the one before it.

@@ -28,6 +28,7 @@ pub(crate) async fn run(machinery: Arc<Machinery>, publish: watch::Sender<Health
     let (answers, mut answered) = mpsc::unbounded_channel::<Now>();
     let mut waiting: Vec<Now> = Vec::new();
     let mut writes = Vec::new();
+    let mut before = None;
     let mut next_probe = clock::now();
     while !publish.is_closed() {
         let now = clock::now();
@@ -52,9 +53,14 @@ pub(crate) async fn run(machinery: Arc<Machinery>, publish: watch::Sender<Health
             // One that was asked later and has an answer excuses those asked before it.
             waiting.retain(|since| *since > asked);
         }
-        if writes.is_empty() && postmaster.is_some() {
-            writes = start_writing(&machinery);
+        match (postmaster, before) {
+            (Some(_), _) if writes.is_empty() => writes = start_writing(&machinery),
+            (Some(_), None) => writes.iter().for_each(WriteProbe::resume),
+            // The directory may be copied or rewound now: nothing is written into it.
+            (None, Some(_)) => writes.iter().for_each(WriteProbe::pause),
+            _ => {}
         }
+        before = postmaster;
         let health = assess(&waiting, postmaster, &writes, now);
         publish.send_if_modified(|published| std::mem::replace(published, health.clone()) != health);
         tokio::time::sleep(PROBE_INTERVAL / 2).await;

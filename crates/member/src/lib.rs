@@ -16,6 +16,7 @@ mod gossip;
 mod guard_link;
 mod health;
 mod lease;
+mod log_rotation;
 mod machinery;
 mod main_loop;
 mod metrics;

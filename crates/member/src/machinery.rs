@@ -57,6 +57,8 @@ pub(crate) struct Machinery {
     /// Asks the guard's state to be read at once.
     pub(crate) poke_guard: mpsc::Sender<()>,
     pub(crate) record: watch::Receiver<Arc<Record>>,
+    /// Of the data directory as it was last looked at; `None` if it is not whole.
+    pub(crate) incarnation: watch::Receiver<Option<Incarnation>>,
     generation: AtomicU64,
 }
 
@@ -70,15 +72,31 @@ impl Machinery {
         guard: watch::Receiver<GuardState>,
         poke_guard: mpsc::Sender<()>,
         record: watch::Receiver<Arc<Record>>,
+        incarnation: watch::Receiver<Option<Incarnation>>,
     ) -> Machinery {
         let server = Server::new(&layout, port(&configuration));
         // Boot time goes on over restarts of this process, so no number is given twice to one postmaster.
         let generation = AtomicU64::new(clock::now().0 / 1_000_000);
-        Machinery { configuration, tools, layout, server, promises, guard, poke_guard, record, generation }
+        Machinery {
+            configuration,
+            tools,
+            layout,
+            server,
+            promises,
+            guard,
+            poke_guard,
+            record,
+            incarnation,
+            generation,
+        }
     }
 
     pub(crate) fn me(&self) -> &MemberId {
         &self.configuration.me
+    }
+
+    pub(crate) fn incarnation(&self) -> Result<Incarnation, WorkError> {
+        self.incarnation.borrow().ok_or_else(|| WorkError("the data directory is not whole".to_owned()))
     }
 
     pub(crate) fn guard(&self) -> Result<GuardClient, WorkError> {

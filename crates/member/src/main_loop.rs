@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use mainstay_core::action::Job;
 use mainstay_core::decide::{Decision, Memory, decide};
 use mainstay_core::record::{Applied, Command, Phase, Record};
 use mainstay_core::view::{Directory, Upstream, View};
-use mainstay_core::{Epoch, MemberId, Now};
+use mainstay_core::{Epoch, Incarnation, MemberId, Now};
 use mainstay_net::Link;
 use mainstay_postgres::directory::{self, DirectoryState};
 use mainstay_store::{RaftStore, Snapshot};
@@ -19,7 +20,7 @@ use tracing::{debug, info, warn};
 
 use crate::clock;
 use crate::explain::Explanations;
-use crate::facts::Facts;
+use crate::facts::{Facts, incarnation_of};
 use crate::gossip;
 use crate::guard_link::GuardState;
 use crate::lease::{LeaseState, LeaseThread};
@@ -83,6 +84,7 @@ pub(crate) struct MainLoop {
     pub(crate) events: mpsc::UnboundedSender<Event>,
     pub(crate) wanted: watch::Sender<Wanted>,
     pub(crate) record: watch::Sender<Arc<Record>>,
+    pub(crate) incarnation: watch::Sender<Option<Incarnation>>,
     pub(crate) status: watch::Sender<Arc<Status>>,
     pub(crate) explanations: Arc<Mutex<Explanations>>,
     pub(crate) under_way: UnderWay,
@@ -159,6 +161,10 @@ impl MainLoop {
             }
             Event::Run(finished) => {
                 self.run_lane.finished();
+                if matches!(finished.job, Job::Initdb | Job::Clone { .. } | Job::Rewind { .. }) {
+                    // Nothing is decided on what the directory was before.
+                    self.facts.directory = Directory::Unknown;
+                }
                 self.facts.take_finished(finished);
                 self.look_at_directory();
             }
@@ -186,6 +192,7 @@ impl MainLoop {
             warn!("the data directory is left alone: {why}");
         }
         self.facts.directory = look.directory;
+        self.incarnation.send_replace(self.facts.incarnation());
         self.facts.upstream = look.upstream;
         // Each opening shuts the gate first, so one found open by a member that has just started was opened for the
         // epoch that the server is open under.
@@ -272,7 +279,8 @@ impl MainLoop {
         let wanted = Wanted { busy: is_busy(view), positions: positions.collect() };
         self.wanted.send_if_modified(|before| std::mem::replace(before, wanted.clone()) != wanted);
         let gossip = Gossip { state, card };
-        let important = self.under_way.told.as_ref().is_none_or(|told| told.differs(&gossip));
+        let awaited = self.facts.gate_is_awaited();
+        let important = self.under_way.told.as_ref().is_none_or(|told| told.differs(&gossip, awaited));
         if important || view.now.since(self.under_way.told_at) >= GOSSIP_INTERVAL {
             gossip::tell(&self.links, &gossip);
             self.under_way.told_at = view.now;
@@ -307,11 +315,7 @@ impl MainLoop {
 
 /// Reads what stands beside the directory. Waits for the disk, so never on the loop.
 fn look_beside(machinery: &Machinery, directory: Directory) -> DirectoryLook {
-    let incarnation = match &directory {
-        Directory::Valid { incarnation, .. } => Some(*incarnation),
-        _ => None,
-    };
-    let upstream = machinery.promises.upstream(incarnation).unwrap_or_else(|error| {
+    let upstream = machinery.promises.upstream(incarnation_of(&directory)).unwrap_or_else(|error| {
         warn!("whom this member follows is not known: {error}");
         None
     });

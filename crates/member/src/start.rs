@@ -30,7 +30,7 @@ use crate::propose::Proposer;
 use crate::record_machine::RecordMachine;
 use crate::report::Constants;
 use crate::work::Lane;
-use crate::{health, observe};
+use crate::{health, log_rotation, observe};
 
 /// Why a member does not start, or has ended.
 #[derive(Debug, thiserror::Error)]
@@ -162,6 +162,7 @@ impl Member {
         let (guard, guard_seen) = watch::channel(GuardState::default());
         let (poke, poked) = mpsc::channel(1);
         let (record, record_seen) = watch::channel(Arc::default());
+        let (incarnation, incarnation_seen) = watch::channel(None);
         let machinery = Arc::new(Machinery::new(
             self.configuration.clone(),
             self.tools.clone(),
@@ -170,11 +171,13 @@ impl Member {
             guard_seen.clone(),
             poke,
             record_seen,
+            incarnation_seen,
         ));
         let receivers =
             Receivers { store: self.store.clone(), lease: self.lease.clone(), events: events.clone() };
         let links = network::start(&self.configuration, &self.endpoint, server, outgoing, receivers);
         tokio::spawn(guard_link::keep(self.guard_place(), guard, poked, self.lease.clone()));
+        tokio::spawn(log_rotation::run(self.layout.log_file()));
         let (wanted, wanted_seen) = watch::channel(observe::Wanted::default());
         let (sql, sql_seen) = watch::channel(observe::Sql::default());
         tokio::spawn(observe::run(Arc::clone(&machinery), wanted_seen, sql));
@@ -215,6 +218,7 @@ impl Member {
             events,
             wanted,
             record,
+            incarnation,
             status,
             explanations,
             under_way: UnderWay::default(),

@@ -146,14 +146,16 @@ pub(crate) struct Gossip {
 }
 
 impl Gossip {
-    /// Whether what others decide on has changed, beside positions and ages that change all the time.
-    pub(crate) fn differs(&self, newer: &Gossip) -> bool {
+    /// Whether what others decide on has changed, beside ages that change all the time, and positions unless somebody
+    /// waits for them.
+    pub(crate) fn differs(&self, newer: &Gossip, positions_count: bool) -> bool {
         let (old, new) = (&self.state, &newer.state);
         let timeline = |state: &MemberState| state.streaming.map(|streaming| streaming.timeline);
         old.incarnation != new.incarnation
             || old.server != new.server
             || old.epoch != new.epoch
             || timeline(old) != timeline(new)
+            || positions_count && old.streaming != new.streaming
             || old.can_report != new.can_report
             || old.unfit != new.unfit
             || old.checkpointed != new.checkpointed

@@ -95,6 +95,8 @@ pub async fn rewind(
     if let Err(problem) = &kept_wal {
         tracing::warn!(problem, "the abandoned WAL was not kept");
     }
+    let files = layout.clone();
+    blocking(move || write_recovery_configuration(&files)).await?;
     let signal = layout.data().join("standby.signal");
     // pg_rewind first brings a crashed directory to a clean end by a single-user server, which refuses to be a standby.
     blocking(move || durable::remove(&signal)).await?;
@@ -115,9 +117,21 @@ fn rewind_command(tools: &Tools, layout: &Layout, options: &RewindOptions) -> to
     let mut command = tools.command(PROGRAM, layout.root());
     command.arg("--target-pgdata").arg(layout.data());
     command.arg(format!("--source-server={source}"));
-    command.arg(format!("--config-file={}", layout.configuration_file().display()));
+    command.arg(format!("--config-file={}", recovery_configuration(layout).display()));
     command.arg("--progress");
     command
+}
+
+/// The configuration of the single-user server that pg_rewind runs first.
+fn recovery_configuration(layout: &Layout) -> PathBuf {
+    layout.configuration_dir().join("rewind.conf")
+}
+
+/// The checkpoint at the end of that recovery must not remove the WAL around the fork, which pg_rewind reads next.
+fn write_recovery_configuration(layout: &Layout) -> Result<(), FileError> {
+    const TEXT: &[u8] = b"include 'postgresql.conf'\nwal_keep_size = '1TB'\n";
+    durable::write(&recovery_configuration(layout), TEXT, layout.configuration_access())?;
+    Ok(())
 }
 
 /// The stretches behind the fork: on the common timeline, and on others that were opened here since.

@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use crate::cli::ConfigOptions;
 use crate::configuration;
+use crate::output::println;
 
 pub(crate) async fn run(options: &ConfigOptions) -> Result<ExitCode> {
     let configuration = configuration::load(&options.config)?;

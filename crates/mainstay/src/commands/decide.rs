@@ -10,6 +10,7 @@ use mainstay_member::explain::Explanation;
 use serde::Deserialize;
 
 use crate::cli::DecideOptions;
+use crate::output::println;
 
 /// What the file may hold: one view, or the output of `explain --json`.
 #[derive(Deserialize)]

@@ -8,6 +8,7 @@ use mainstay_member::explain::Explanation;
 use crate::cli::ExplainOptions;
 use crate::client::Control;
 use crate::configuration;
+use crate::output::println;
 
 pub(crate) async fn run(options: &ExplainOptions) -> Result<ExitCode> {
     let configuration = configuration::load(&options.config.config)?;

@@ -9,6 +9,7 @@ use anyhow::Result;
 use mainstay_member::status::{MemberStatus, Role, Status};
 
 use crate::cli::StatusOptions;
+use crate::output::println;
 use crate::{client, configuration};
 
 pub(crate) async fn run(options: &StatusOptions) -> Result<ExitCode> {
@@ -30,7 +31,7 @@ pub(crate) async fn show(
             Err(error) => return Err(error),
         };
         if watch && std::io::stdout().is_terminal() {
-            print!("\x1b[H\x1b[2J");
+            crate::output::part("\x1b[H\x1b[2J");
         }
         println!("{}", text.trim_end());
         if !watch {

@@ -11,6 +11,7 @@ use mainstay_member::status::Status;
 use crate::cli::SwitchoverOptions;
 use crate::client::{self, Control};
 use crate::configuration;
+use crate::output::println;
 
 /// A switchover that has not happened by then is given up by the cluster itself.
 const PATIENCE: Duration = Duration::from_secs(20);

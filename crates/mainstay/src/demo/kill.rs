@@ -13,6 +13,7 @@ use nix::sys::signal::Signal;
 use super::place::{MemberPlace, Place};
 use super::processes;
 use super::writer::Writer;
+use crate::output::println;
 
 const WRITE_INTERVAL: Duration = Duration::from_millis(20);
 const BASELINE: Duration = Duration::from_secs(1);

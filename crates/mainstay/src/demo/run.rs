@@ -1,6 +1,6 @@
 //! Starting a demo, and the live view of it.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use super::writer::{Checked, Writer};
 use super::{check, create, processes, verbs};
 use crate::cli::DemoOptions;
 use crate::commands::status::{bytes_words, render};
+use crate::output::println;
 
 /// Cloning a new, empty cluster takes a second or two.
 const READY_PATIENCE: Duration = Duration::from_secs(90);
@@ -190,10 +191,9 @@ async fn show(place: &Place, status: &Status, title: &str) -> Result<()> {
         );
         let text = format!("{table}{writer_line}");
         if terminal {
-            print!(
+            crate::output::part(&format!(
                 "\x1b[H\x1b[2J{title}\n\n{text}\n\n{LEGEND}\n\nIn another terminal: ./demo kill m1 · ./demo start m1 · ./demo switchover · ./demo explain · ./demo psql\nCtrl-C stops and removes everything.\n"
-            );
-            std::io::stdout().flush()?;
+            ));
         } else if table != last_text {
             println!("{text}");
             last_text = table;

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::output::println;
+
 /// Prints the demo's steps. They go to standard error when standard output is for JSON.
 pub(super) struct Steps {
     number: u32,

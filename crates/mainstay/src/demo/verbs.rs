@@ -14,6 +14,7 @@ use crate::commands::{
     explain as explain_command, psql as psql_command, status as status_command,
     switchover as switchover_command,
 };
+use crate::output::println;
 
 /// PostgreSQL's clean stop, with its checkpoint, and the end of the lease.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
@@ -181,7 +182,7 @@ pub(super) async fn explain(place: &Place, last: usize, json: bool) -> Result<Ex
         return Ok(ExitCode::SUCCESS);
     }
     for (member, explanation) in &all {
-        print!("{member:<4}");
+        crate::output::part(&format!("{member:<4}"));
         explain_command::print_one(explanation);
     }
     Ok(ExitCode::SUCCESS)

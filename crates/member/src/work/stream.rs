@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use mainstay_core::lineage::Extent;
 use mainstay_core::view::{Scan, Upstream};
-use mainstay_core::{Epoch, Incarnation, Lsn, MemberId};
-use mainstay_postgres::directory::{self, DirectoryState};
+use mainstay_core::{Epoch, Lsn, MemberId};
 use mainstay_postgres::hba::Gate;
 use mainstay_postgres::{history, seal, upstream, wal_end};
 
@@ -57,7 +56,7 @@ async fn replay_position(machinery: &Machinery) -> Result<Lsn, WorkError> {
 }
 
 async fn scan(machinery: &Machinery, replayed: Option<Lsn>) -> Result<Scan, WorkError> {
-    let incarnation = incarnation(machinery).await?;
+    let incarnation = machinery.incarnation()?;
     let end = wal_end::wal_end(&machinery.tools, &machinery.layout, replayed, SCAN_PATIENCE)
         .await
         .map_err(failed)?;
@@ -67,13 +66,6 @@ async fn scan(machinery: &Machinery, replayed: Option<Lsn>) -> Result<Scan, Work
     Ok(Scan { extent: Extent { history, end: end.end }, replayed, incarnation })
 }
 
-pub(super) async fn incarnation(machinery: &Machinery) -> Result<Incarnation, WorkError> {
-    match directory::inspect(&machinery.tools, &machinery.layout).await.map_err(failed)? {
-        DirectoryState::Valid { incarnation, .. } => Ok(incarnation),
-        _ => Err(WorkError("the data directory is not whole".to_owned())),
-    }
-}
-
 /// Streams from the primary of `epoch`. That what is held here may follow it was compared before.
 pub(super) async fn follow(
     machinery: &Machinery,
@@ -81,7 +73,7 @@ pub(super) async fn follow(
     epoch: Epoch,
 ) -> Result<Outcome, WorkError> {
     let source = machinery.source(member, epoch)?;
-    let incarnation = incarnation(machinery).await?;
+    let incarnation = machinery.incarnation()?;
     let promises = machinery.promises.clone();
     let to_follow = Upstream { member: member.clone(), epoch };
     durably("whom to follow", move || promises.follow(&to_follow, incarnation)).await.map_err(failed)?;

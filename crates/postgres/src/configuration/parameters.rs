@@ -127,8 +127,8 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("superuser_reserved_connections", "5"),
     ("synchronous_commit", "on"),
     ("timezone", "Etc/UTC"),
-    // Lets a former primary find the WAL that pg_rewind reads.
-    ("wal_keep_size", "256MB"),
+    // The slots keep what standbys need; a rewind copies all of the source's WAL, so no more of it than useful.
+    ("wal_keep_size", "64MB"),
     ("wal_level", "replica"),
 ];
 
