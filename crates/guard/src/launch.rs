@@ -216,6 +216,10 @@ impl Image {
         unistd::chdir(self.data_directory.as_c_str()).map_err(at(Step::DataDirectory))?;
         umask(Mode::from_bits_truncate(0o077));
         reset_signals().map_err(at(Step::Signals))?;
+        // A postmaster that is told to reload before it can would die of it. It catches the signal before it reads its
+        // configuration for the first time.
+        // SAFETY: the disposition runs no code of ours.
+        unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
         // All descriptors are close-on-exec already; this is for one that a library forgot. Linux 5.11, else EINVAL.
         // SAFETY: it sets a flag on descriptors, touches no memory, and leaves the pipe open until exec.
         unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };

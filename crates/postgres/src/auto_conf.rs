@@ -1,13 +1,33 @@
 //! `postgresql.auto.conf`, which `ALTER SYSTEM` writes and which overrides the file that Mainstay renders.
 
+use std::os::unix::fs::DirBuilderExt;
+
 use crate::configuration::is_managed;
 use crate::durable::{self, FileError};
 use crate::layout::Layout;
 
 const FILE: &str = "postgresql.auto.conf";
+/// Where PostgreSQL writes the new file before it renames it.
+const TEMPORARY_FILE: &str = "postgresql.auto.conf.tmp";
 
-/// The parameters of Mainstay's that `postgresql.auto.conf` sets, in lower case. A running server forgets each by
-/// `ALTER SYSTEM RESET`; for one that is down there is [`remove_overrides`].
+/// Makes `ALTER SYSTEM` fail, durably: a directory stands where PostgreSQL would write.
+///
+/// One `ALTER SYSTEM SET synchronous_standby_names` would make a primary acknowledge what no standby has. PostgreSQL 17
+/// has `allow_alter_system` against that, 15 and 16 have nothing. Copies (`pg_basebackup`, `pg_rewind`) leave this name out.
+pub fn forbid_alter_system(layout: &Layout) -> Result<(), FileError> {
+    let path = layout.data().join(TEMPORARY_FILE);
+    let failed = |error| FileError::new("make the directory", &path, error);
+    match std::fs::symlink_metadata(&path) {
+        Ok(metadata) if metadata.is_dir() => return Ok(()),
+        // What an `ALTER SYSTEM` that was interrupted has left.
+        Ok(_) => std::fs::remove_file(&path).map_err(failed)?,
+        Err(_) => {}
+    }
+    std::fs::DirBuilder::new().mode(0o755).create(&path).map_err(failed)?;
+    durable::sync_directory(layout.data())
+}
+
+/// The parameters of Mainstay's that `postgresql.auto.conf` sets, in lower case.
 pub fn overrides(layout: &Layout) -> Result<Vec<String>, FileError> {
     let text = durable::read(&layout.data().join(FILE))?.unwrap_or_default();
     let mut names: Vec<String> = String::from_utf8_lossy(&text).lines().filter_map(managed_name).collect();
@@ -16,9 +36,8 @@ pub fn overrides(layout: &Layout) -> Result<Vec<String>, FileError> {
     Ok(names)
 }
 
-/// Removes the lines of Mainstay's parameters, durably, and returns the names. PostgreSQL must be down.
-///
-/// Where `allow_alter_system` is off this is the only way.
+/// Removes the lines of Mainstay's parameters, durably, and returns the names. A running server forgets them at its next
+/// reload. Nobody else writes the file once `ALTER SYSTEM` is forbidden.
 pub fn remove_overrides(layout: &Layout) -> Result<Vec<String>, FileError> {
     let names = overrides(layout)?;
     if names.is_empty() {

@@ -269,6 +269,7 @@ fn make_standby(layout: &Layout) -> Result<(), DirectoryError> {
     if !removed.is_empty() {
         tracing::info!(count = removed.len(), "removed reserved timeline numbers that were never used");
     }
+    auto_conf::forbid_alter_system(layout)?;
     for name in auto_conf::remove_overrides(layout)? {
         tracing::warn!(parameter = name, "removed from postgresql.auto.conf: Mainstay sets it");
     }

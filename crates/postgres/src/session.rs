@@ -238,19 +238,6 @@ impl Session {
         self.rows("resuming replay", SQL, &[]).await.map(|_| ())
     }
 
-    /// Removes a parameter from `postgresql.auto.conf`; the server forgets it at its next reload.
-    pub async fn alter_system_reset(&self, parameter: &str) -> Result<(), SessionError> {
-        const WHAT: &str = "resetting a parameter";
-        if !parameter.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.') {
-            return Err(SessionError::Answer {
-                what: WHAT,
-                answer: format!("{parameter:?} is no parameter"),
-            });
-        }
-        let sql = format!("ALTER SYSTEM RESET {parameter}");
-        self.bounded(WHAT, self.client.batch_execute(&sql)).await
-    }
-
     /// The first transaction id, with its epoch, that no completed transaction has.
     ///
     /// While no session but Mainstay's is in, none below it will ever be given out again on this timeline.

@@ -36,6 +36,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("lifecycle::a_foreign_server_in_the_directory_is_ended", a_foreign_server_in_the_directory_is_ended),
     ("lifecycle::a_new_guard_waits_for_a_zombie", a_new_guard_waits_for_a_zombie),
     ("lifecycle::reload_terminate_and_children", reload_terminate_and_children),
+    ("lifecycle::a_reload_right_after_the_start_is_survived", a_reload_right_after_the_start_is_survived),
     ("lifecycle::one_guard_per_directory", one_guard_per_directory),
     ("lifecycle::quits_when_told_to", quits_when_told_to),
     ("lifecycle::a_signal_stops_server_and_guard", a_signal_stops_server_and_guard),
@@ -359,6 +360,18 @@ fn a_new_guard_waits_for_a_zombie() {
             GuardEvent::Empty { cause: Cause::Leftovers, last_epoch_opened: None }
         );
         fixture.start_server(&member).await;
+    });
+}
+
+fn a_reload_right_after_the_start_is_survived() {
+    block_on(async {
+        let mut fixture = Fixture::new();
+        let member = fixture.member(1).await;
+        let postmaster = member.guard.start(fixture.start()).await.unwrap();
+        // Long before it catches the signal.
+        member.guard.reload().await.unwrap();
+        until("the server answers", || fixture.query("select 1").as_deref() == Ok("1")).await;
+        assert_eq!(member.guard.status().await.unwrap().postmaster, Some(postmaster));
     });
 }
 

@@ -1,3 +1,4 @@
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
@@ -270,21 +271,29 @@ async fn alter_system_does_not_override_what_mainstay_sets() {
     let world = World::new();
     let mut member = world.primary("m1").await;
     let sql = member.sql().await;
-    for statement in ["ALTER SYSTEM SET fsync = off", "ALTER SYSTEM SET work_mem = '5MB'"] {
-        sql.batch_execute(statement).await.unwrap();
-    }
+    let refused = sql.batch_execute("ALTER SYSTEM SET fsync = off").await.unwrap_err();
+    let said = refused.as_db_error().map(|error| error.message().to_owned()).unwrap_or_default();
+    assert!(said.contains("postgresql.auto.conf.tmp"), "{said}");
+
+    // By another way, such as COPY TO PROGRAM.
+    let path = member.layout.data().join("postgresql.auto.conf");
+    let by_hand = || {
+        let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(b"fsync = off\nwork_mem = '5MB'\n").unwrap();
+    };
+    by_hand();
     assert_eq!(auto_conf::overrides(&member.layout).unwrap(), ["fsync"]);
-    member.session().await.alter_system_reset("fsync").await.unwrap();
+    auto_conf::remove_overrides(&member.layout).unwrap();
     assert!(auto_conf::overrides(&member.layout).unwrap().is_empty());
 
-    sql.batch_execute("ALTER SYSTEM SET synchronous_commit = 'off'").await.unwrap();
+    by_hand();
     member.stop().await;
     member.start().await;
     assert!(auto_conf::overrides(&member.layout).unwrap().is_empty(), "removed before the start");
     let setting = async |name: &str| {
         mainstay_postgres::session::fresh_setting(&member.server(), name, LONG).await.unwrap()
     };
-    assert_eq!(setting("synchronous_commit").await, "on");
+    assert_eq!(setting("fsync").await, "on");
     assert_eq!(setting("work_mem").await, "5MB");
 }
 

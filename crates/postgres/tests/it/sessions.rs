@@ -100,7 +100,6 @@ async fn the_smaller_questions_are_answered() {
     let pid: i32 = victim.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
     assert_eq!(session.terminate_backends(&[pid]).await.unwrap(), 1);
     primary.wait("the backend to end", async |_| victim.batch_execute("SELECT 1").await.is_err()).await;
-    assert!(session.alter_system_reset("x; DROP TABLE t").await.is_err());
 }
 
 #[tokio::test]
