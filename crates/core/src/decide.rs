@@ -1,6 +1,6 @@
 //! Facts in, decision out: every tick re-decides from the whole view.
 //!
-//! Three ordered tables of small rules. In each the first rule that speaks wins, so a rule may rely on all those
+//! Four ordered tables of small rules. In each the first rule that speaks wins, so a rule may rely on all those
 //! above it having stayed silent.
 
 mod ended;
@@ -82,7 +82,7 @@ const SERVER: &[Rule] = &[
     follow::foreign_directory,
     follow::read_record,
     follow::go_on,
-    follow::keep_cloning,
+    follow::keep_changing,
     follow::keep_following,
     follow::clone_absent,
     follow::seal,
@@ -94,21 +94,19 @@ const SERVER: &[Rule] = &[
 /// What a voter of the store says of the lease.
 const LEASE: &[Rule] = &[expire::lease_run_out];
 
+/// Who may not stream from an open primary. A table of its own: a stranger that connects again and again holds up
+/// neither the gate nor the sync set.
+const STRANGERS: &[Rule] = &[upkeep::end_strangers];
+
 /// What an open primary does about sync set and gate.
-const UPKEEP: &[Rule] = &[
-    upkeep::read_record,
-    upkeep::end_strangers,
-    upkeep::open_gate,
-    upkeep::change_sync,
-    upkeep::wait_for_gate,
-    upkeep::checkpoint,
-];
+const UPKEEP: &[Rule] =
+    &[upkeep::read_record, upkeep::open_gate, upkeep::change_sync, upkeep::wait_for_gate, upkeep::checkpoint];
 
 /// Decides what the member does now. Total and deterministic; `memory` holds only since when things are as they are.
 pub fn decide(view: &View, memory: &mut Memory) -> Decision {
     memory.observe(view);
     let mut decision = Decision::default();
-    for table in [SERVER, LEASE, UPKEEP] {
+    for table in [SERVER, LEASE, STRANGERS, UPKEEP] {
         if let Some(verdict) = table.iter().find_map(|rule| rule(view, memory)) {
             decision.reasons.push(verdict.reason);
             decision.actions.extend(verdict.actions);
@@ -122,7 +120,8 @@ pub fn decide(view: &View, memory: &mut Memory) -> Decision {
 fn back_off(view: &View, job: &Job) -> Option<Verdict> {
     let failure = view.failure(|failed| failed.same_kind(job))?;
     let doublings = failure.count.saturating_sub(1).min(7);
-    let urgent = matches!(job, Job::Open { .. } | Job::Start { .. } | Job::Seal { .. } | Job::OpenGate { .. });
+    let urgent =
+        matches!(job, Job::Open { .. } | Job::Start { .. } | Job::Seal { .. } | Job::OpenGate { .. });
     let longest = Duration::from_secs(if urgent { 2 } else { 30 });
     let pause = Duration::from_millis(250 << doublings).min(longest);
     if view.now.since(failure.at) >= pause {

@@ -131,7 +131,11 @@ pub fn ranking(record: &Record) -> Vec<MemberId> {
     let named = record.switchover.as_ref().and_then(|switchover| switchover.to.as_ref());
     let (wanted, blamed) = match &record.phase {
         Phase::Ended { cause: EndCause::Switchover { to: Some(to) } } => (named.or(Some(to)), holder),
-        Phase::Ended { cause: EndCause::Crashed } if record.settings.on_crash == OnCrash::Restart => {
+        // One that keeps crashing is not the first choice for ever.
+        Phase::Ended { cause: EndCause::Crashed }
+            if record.settings.on_crash == OnCrash::Restart
+                && holder.is_some_and(|holder| is_fit(record, holder)) =>
+        {
             (named.or(holder), None)
         }
         Phase::Ended { cause } if cause.blames_holder() => (named, holder),
@@ -157,6 +161,10 @@ pub fn ranking(record: &Record) -> Vec<MemberId> {
         )
     });
     candidates.into_iter().map(|(member, _)| member.clone()).collect()
+}
+
+fn is_fit(record: &Record, member: &MemberId) -> bool {
+    fresh_report(record, member).is_some_and(|report| report.unfit.is_none())
 }
 
 fn fresh_report<'a>(record: &'a Record, member: &MemberId) -> Option<&'a Report> {

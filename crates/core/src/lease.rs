@@ -71,11 +71,14 @@ impl Grantor {
 
     /// Takes note of the record as applied here.
     pub fn learn(&mut self, now: Now, record: &Record) {
+        // What was granted before this process started counts from when it learns of it, too.
+        let first = self.newest == Epoch(0);
+        let since = if first && mutated(Mutant::GrantorForgetsRestart) { Now(0) } else { now };
         self.newest = self.newest.max(record.epoch);
         let live = matches!(record.phase, Phase::Granted | Phase::Open);
         match self.current {
             Some((epoch, _)) if live && epoch >= record.epoch => {}
-            _ if live => self.current = Some((record.epoch, now)),
+            _ if live => self.current = Some((record.epoch, since)),
             Some((epoch, _)) if epoch <= record.epoch => {
                 self.promise(record.epoch);
                 self.current = None;

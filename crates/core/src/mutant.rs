@@ -33,6 +33,9 @@ pub enum Mutant {
     ReportBeforeSeal,
     RecordNotRead,
     GateIgnored,
+    CutCountsAsStuck,
+    NotToldAgain,
+    MixtureIgnored,
 }
 
 #[cfg(not(feature = "mutants"))]

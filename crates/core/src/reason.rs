@@ -49,6 +49,7 @@ pub enum Reason {
     NotStreaming { member: MemberId, seconds: u64 },
     Rewinding { member: MemberId, timeline: Timeline, bytes: u64 },
     Cloning { member: MemberId, why: String },
+    GoingOn { job: Job },
     WaitingForSource { member: MemberId, what: String },
     BackingOff { job: Job, error: String },
     WaitingForGate { attached: usize, needed: u32 },
@@ -186,8 +187,12 @@ impl Reason {
                 "{bytes} bytes on timeline {timeline} never became part of the cluster: rewinding to {member}"
             ),
             Reason::Cloning { member, why } => write!(f, "cloning from {member}: {why}"),
+            Reason::GoingOn { job } => write!(f, "{job} is under way"),
             Reason::OpeningGate { epoch } => {
                 write!(f, "epoch {epoch} is safe to use: letting applications in")
+            }
+            Reason::ChangingSync { from, to } if from == to => {
+                write!(f, "making sure that commits are acknowledged by {}", sync_words(to))
             }
             Reason::ChangingSync { from, to } => {
                 write!(f, "commits are acknowledged by {} instead of {}", sync_words(to), sync_words(from))

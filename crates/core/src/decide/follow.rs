@@ -15,6 +15,8 @@ use crate::sync::Voter;
 use crate::view::{Directory, Failure, MemberState, PeerServer, View};
 use crate::vocabulary::{Epoch, MemberId};
 
+/// A server that was told to stream does so within this, where nothing is in its way.
+const UNTOLD_PATIENCE: Duration = Duration::from_secs(2);
 /// A follower that does not stream for so long, from a primary that works, has lost its way.
 const STUCK_PATIENCE: Duration = Duration::from_secs(60);
 /// One that needs WAL that the primary no longer has need not wait so long.
@@ -32,31 +34,35 @@ pub(super) fn wait_for_opening(view: &View, _: &mut Memory) -> Option<Verdict> {
 /// What was applied here may be old; only a read through a majority shows that it is not.
 pub(super) fn read_record(view: &View, _: &mut Memory) -> Option<Verdict> {
     let epoch = other_open(view)?.epoch;
-    if view.confirmed == Some(epoch) || mutated(Mutant::RecordNotRead) {
+    // A promise never to stream from this epoch was made after it ended, so the record shown here is older than that.
+    let current = view.confirmed == Some(epoch) && view.sealed < epoch;
+    if current || mutated(Mutant::RecordNotRead) {
         return None;
     }
     Verdict::act(Reason::ReadingRecord { epoch }, Action::ReadRecord)
 }
 
 /// Starting to follow changes, half-way, the very facts that it was decided on; it is done to its end.
-pub(super) fn go_on(view: &View, _: &mut Memory) -> Option<Verdict> {
+pub(super) fn go_on(view: &View, memory: &mut Memory) -> Option<Verdict> {
     let tenure = other_open(view)?;
     let (member, epoch) = (tenure.holder.clone(), tenure.epoch);
     let job = Job::Follow { member: member.clone(), epoch };
     if view.job.as_ref() != Some(&job) {
         return None;
     }
+    memory.told_to_follow = Some(epoch);
     Verdict::act(Reason::StartingToFollow { member, epoch }, Action::Run(job))
 }
 
-/// A clone that has begun goes on: it ends the server first, and what is seen then is no longer why it was begun.
-pub(super) fn keep_cloning(view: &View, _: &mut Memory) -> Option<Verdict> {
+/// A clone or rewind that has begun goes on: it ends the server and marks the directory first, and what is seen then is no
+/// longer why it was begun. A rewind that was called off half-way would leave nothing but a clone.
+pub(super) fn keep_changing(view: &View, _: &mut Memory) -> Option<Verdict> {
     let tenure = other_open(view)?;
     let job = view.job.as_ref().filter(|job| {
-        matches!(job, Job::Clone { member, epoch } if *member == tenure.holder && *epoch == tenure.epoch)
+        matches!(job, Job::Clone { member, epoch } | Job::Rewind { member, epoch }
+            if *member == tenure.holder && *epoch == tenure.epoch)
     })?;
-    let reason = Reason::Cloning { member: tenure.holder.clone(), why: "it is under way".to_owned() };
-    Verdict::act(reason, Action::Run(job.clone()))
+    Verdict::act(Reason::GoingOn { job: job.clone() }, Action::Run(job.clone()))
 }
 
 /// A live standby that was told to stream from this primary. One that died is looked at anew before it is started:
@@ -73,16 +79,26 @@ pub(super) fn keep_following(view: &View, memory: &mut Memory) -> Option<Verdict
     if running.streaming.is_some() {
         return Verdict::wait(Reason::Following { member, epoch });
     }
-    not_streaming(view, memory, &member, epoch)
+    let job = Job::Follow { member: member.clone(), epoch };
+    let stuck = memory.not_streaming_since.map_or(Duration::ZERO, |(_, since)| view.now.since(since));
+    let untold = memory.told_to_follow != Some(epoch)
+        && (UNTOLD_PATIENCE..STUCK_PATIENCE).contains(&stuck)
+        && !mutated(Mutant::NotToldAgain);
+    if untold || view.failure(|failed| *failed == job).is_some() {
+        // It was written that this member follows, but PostgreSQL may not have been told: that failed, or an earlier life
+        // of this process ended in between. Or somebody paused its replay, which keeps it from connecting.
+        memory.told_to_follow = Some(epoch);
+        let reason = Reason::StartingToFollow { member, epoch };
+        return back_off(view, &job).or_else(|| Verdict::act(reason, Action::Run(job)));
+    }
+    not_streaming(view, stuck, &member, epoch)
 }
 
-fn not_streaming(view: &View, memory: &Memory, member: &MemberId, epoch: Epoch) -> Option<Verdict> {
-    let since = memory.not_streaming_since.map_or(view.now, |(_, since)| since);
-    let stuck = view.now.since(since);
-    let wait = Verdict::wait(Reason::NotStreaming { member: member.clone(), seconds: stuck.as_secs() });
+fn not_streaming(view: &View, stuck: Duration, member: &MemberId, epoch: Epoch) -> Option<Verdict> {
     let Some(primary) = ready_source(view, member, epoch) else {
-        return wait;
+        return wait_for_source(member);
     };
+    let wait = Verdict::wait(Reason::NotStreaming { member: member.clone(), seconds: stuck.as_secs() });
     let replayed = view.running().map(|running| running.replayed);
     let wal_gone = primary.wal_kept_from.zip(replayed).is_some_and(|(kept, needed)| needed < kept);
     let why = if wal_gone && stuck >= WAL_GONE_PATIENCE {
@@ -95,8 +111,13 @@ fn not_streaming(view: &View, memory: &Memory, member: &MemberId, epoch: Epoch) 
     clone(view, member, epoch, why.to_owned())
 }
 
+fn wait_for_source(member: &MemberId) -> Option<Verdict> {
+    let what = "it has not said yet that its PostgreSQL is open".to_owned();
+    Verdict::wait(Reason::WaitingForSource { member: member.clone(), what })
+}
+
 /// The primary, if it was heard lately and works.
-fn ready_source<'a>(view: &'a View, member: &MemberId, epoch: Epoch) -> Option<&'a MemberState> {
+pub(super) fn ready_source<'a>(view: &'a View, member: &MemberId, epoch: Epoch) -> Option<&'a MemberState> {
     view.fresh_peer(member).filter(|peer| peer.server == PeerServer::Primary && peer.epoch == epoch)
 }
 
@@ -120,8 +141,7 @@ fn wait_to_leave(member: &MemberId) -> Option<Verdict> {
 
 fn clone(view: &View, member: &MemberId, epoch: Epoch, why: String) -> Option<Verdict> {
     if ready_source(view, member, epoch).is_none() {
-        let what = "it has not said yet that its PostgreSQL is open".to_owned();
-        return Verdict::wait(Reason::WaitingForSource { member: member.clone(), what });
+        return wait_for_source(member);
     }
     if still_votes(view) {
         return wait_to_leave(member);
@@ -162,12 +182,13 @@ fn standing(view: &View, tenure: &Tenure) -> Option<Standing> {
 }
 
 /// Nothing is held that the lineage does not have: streaming may begin. Compared before `primary_conninfo` is written.
-pub(super) fn start_to_follow(view: &View, _: &mut Memory) -> Option<Verdict> {
+pub(super) fn start_to_follow(view: &View, memory: &mut Memory) -> Option<Verdict> {
     let tenure = other_open(view)?;
     if !standing(view, tenure)?.may_follow() {
         return None;
     }
     let job = Job::Follow { member: tenure.holder.clone(), epoch: tenure.epoch };
+    memory.told_to_follow = Some(tenure.epoch);
     let reason = Reason::StartingToFollow { member: tenure.holder.clone(), epoch: tenure.epoch };
     back_off(view, &job).or_else(|| Verdict::act(reason, Action::Run(job)))
 }

@@ -1,4 +1,4 @@
-//! A primary that lives but does not work: stopped, hung, or on a disk that does not answer.
+//! A primary that lives but does not work: stopped, hung, or on a disk that is full or does not answer.
 
 use std::time::Duration;
 
@@ -16,6 +16,8 @@ const SILENT_PATIENCE: Duration = Duration::from_secs(4);
 const STARVED_PATIENCE: Duration = Duration::from_secs(20);
 /// A write counts as hung only when its device completed nothing for so long: slow disks complete something.
 const DISK_PATIENCE: Duration = Duration::from_secs(5);
+/// What fills a disk may be a query's temporary files, which go when it fails.
+const FULL_PATIENCE: Duration = Duration::from_secs(5);
 /// Stepping down for this cause helps at most once a minute; if it is the load, another primary would hang as well.
 const STEP_DOWN_PAUSE: Duration = Duration::from_secs(60);
 
@@ -24,7 +26,7 @@ pub(super) fn hung(view: &View, memory: &mut Memory) -> Option<Verdict> {
         return None;
     }
     let epoch = view.record.epoch;
-    let what = symptom(view)?;
+    let what = symptom(view, memory)?;
     let paused = memory.stepped_down_at.is_some_and(|at| view.now.since(at) < STEP_DOWN_PAUSE);
     if paused || !somebody_else_can(view) {
         return Verdict::wait(Reason::HungButNobodyElse { what });
@@ -38,7 +40,7 @@ pub(super) fn hung(view: &View, memory: &mut Memory) -> Option<Verdict> {
     })
 }
 
-fn symptom(view: &View) -> Option<String> {
+fn symptom(view: &View, memory: &Memory) -> Option<String> {
     let health = &view.health;
     if let Some(since) = health.silent_since {
         let silent = view.now.since(since);
@@ -54,12 +56,15 @@ fn symptom(view: &View) -> Option<String> {
             ));
         }
     }
-    let write_waits = view.now.since(health.write_waits_since?);
-    let device_idle = view.now.since(health.device_idle_since?);
-    if write_waits >= DISK_PATIENCE && device_idle >= DISK_PATIENCE {
-        return Some(format!("the disk has completed nothing for {:.1} s", device_idle.as_secs_f64()));
+    if let (Some(write), Some(device)) = (health.write_waits_since, health.device_idle_since) {
+        let device_idle = view.now.since(device);
+        if view.now.since(write) >= DISK_PATIENCE && device_idle >= DISK_PATIENCE {
+            return Some(format!("the disk has completed nothing for {:.1} s", device_idle.as_secs_f64()));
+        }
     }
-    None
+    // PostgreSQL fails every write that needs room, and stays up.
+    let full = memory.full_since.is_some_and(|since| view.now.since(since) >= FULL_PATIENCE);
+    full.then(|| "its disk is full".to_owned())
 }
 
 /// A voter that was heard lately, follows this epoch and is fit.

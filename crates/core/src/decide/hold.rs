@@ -149,10 +149,10 @@ pub(super) fn server_died(view: &View, memory: &mut Memory) -> Option<Verdict> {
         return end(view, cause);
     }
     if memory.saw_open == Some(tenure.epoch) {
-        // Without the lease it was the guard that ended it.
-        if view.holds_lease() {
-            memory.crashes.entry(tenure.epoch).or_insert(view.now);
+        if !view.holds_lease() {
+            return end(view, EndCause::LeaseLost);
         }
+        memory.crashes.entry(tenure.epoch).or_insert(view.now);
         return end(view, EndCause::Crashed);
     }
     end(view, EndCause::Restarted)
@@ -166,9 +166,10 @@ pub(super) fn switch_over(view: &View, memory: &mut Memory) -> Option<Verdict> {
     let switchover = view.record.switchover.as_ref()?;
     let epoch = view.record.epoch;
     let waited = memory.switchover_since.map_or(Duration::ZERO, |(_, since)| view.now.since(since));
-    if let Some(failure) =
-        view.failure(|job| matches!(job, Job::StopForSwitchover { epoch: e, .. } if *e == epoch))
-    {
+    // What failed before this one was asked for says nothing about it.
+    let asked_at = memory.switchover_since.map_or(view.now, |(_, since)| since);
+    let stop = |job: &Job| matches!(job, Job::StopForSwitchover { epoch: stopped, .. } if *stopped == epoch);
+    if let Some(failure) = view.failure(stop).filter(|failure| failure.at >= asked_at) {
         memory.ending = None;
         let reason = Reason::SwitchoverCancelled { why: failure.error.clone() };
         let (id, why) = (switchover.id, failure.error.clone());

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::upkeep;
+use super::{follow, upkeep};
+use crate::mutant::{Mutant, mutated};
 use crate::record::{EndCause, Phase};
 use crate::sync::Voter;
 use crate::view::View;
@@ -27,10 +28,16 @@ pub struct Memory {
     pub lost_since: BTreeMap<Voter, Now>,
     /// When this member last stepped down because its server hung.
     pub stepped_down_at: Option<Now>,
+    /// Since when there is too little room for WAL.
+    #[serde(default)]
+    pub full_since: Option<Now>,
     /// When PostgreSQL died by itself here, by epoch.
     pub crashes: BTreeMap<Epoch, Now>,
-    /// The epoch that is followed without streaming, and since when.
+    /// The epoch that is followed without streaming, and since when, its primary working all the time.
     pub not_streaming_since: Option<(Epoch, Now)>,
+    /// The epoch whose primary the server was told to stream from, by this process and since it last streamed.
+    #[serde(default)]
+    pub told_to_follow: Option<Epoch>,
     /// The switchover that was asked for, and since when it is seen.
     pub switchover_since: Option<(u64, Now)>,
     /// Whether this process has seen its server opened under this epoch; a server that died before was not its doing.
@@ -77,6 +84,7 @@ impl Memory {
         {
             self.saw_open = Some(opened);
         }
+        self.full_since = view.health.disk_full.then(|| self.full_since.unwrap_or(view.now));
         self.crashes.retain(|_, at| view.now.since(*at) < CRASH_WINDOW);
         self.observe_voters(view);
         self.observe_streaming(view);
@@ -111,7 +119,12 @@ impl Memory {
         let epoch = view.record.epoch;
         let follows = view.upstream.as_ref().is_some_and(|upstream| upstream.epoch == epoch);
         let streams = view.running().is_some_and(|running| running.streaming.is_some());
-        if !follows || streams {
+        if streams {
+            self.told_to_follow = None;
+        }
+        // While the primary is away nobody can stream; a copy of everything is no answer to a cut that has just healed.
+        let source = view.upstream.as_ref().and_then(|up| follow::ready_source(view, &up.member, up.epoch));
+        if !follows || streams || source.is_none() && !mutated(Mutant::CutCountsAsStuck) {
             self.not_streaming_since = None;
         } else if self.not_streaming_since.is_none_or(|(since_epoch, _)| since_epoch != epoch) {
             self.not_streaming_since = Some((epoch, view.now));

@@ -66,7 +66,8 @@ pub(super) fn read_record(view: &View, _: &mut Memory) -> Option<Verdict> {
 
 /// A name of ours that belongs to no living directory, or to a connection that its follower has given up.
 pub(super) fn end_strangers(view: &View, _: &mut Memory) -> Option<Verdict> {
-    open_primary(view)?;
+    // Who is a member is told by the record, so not before it was read.
+    open_primary(view).filter(|(tenure, _)| view.confirmed == Some(tenure.epoch))?;
     let stranger = |sender: &&Walsender| {
         let Some(voter) = &sender.voter else { return sender.application_name.starts_with("ms_") };
         let peer = view.fresh_peer(&voter.member);

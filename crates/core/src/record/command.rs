@@ -75,6 +75,8 @@ pub enum EndCause {
     Founded,
     /// The holder's PostgreSQL died, and none of its processes is left.
     Crashed,
+    /// No process of the holder's PostgreSQL is left: the guard has ended it when the lease ran out.
+    LeaseLost,
     /// The holder ended a PostgreSQL that did not answer.
     Hung { what: String },
     /// The holder stopped PostgreSQL for a planned change of the primary.
@@ -101,6 +103,7 @@ impl fmt::Display for EndCause {
         match self {
             EndCause::Founded => write!(f, "the data directory was made"),
             EndCause::Crashed => write!(f, "PostgreSQL died, none of its processes is left"),
+            EndCause::LeaseLost => write!(f, "the lease ran out, and the guard ended PostgreSQL"),
             EndCause::Hung { what } => write!(f, "PostgreSQL was ended because {what}"),
             EndCause::Switchover { to: Some(to) } => {
                 write!(f, "PostgreSQL was stopped for a switchover to {to}")

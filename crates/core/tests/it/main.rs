@@ -1,0 +1,14 @@
+//! The core held against scenario files, properties and the record's format.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the scenario files are read and blessed here; the core itself reads nothing"
+)]
+#![allow(clippy::disallowed_types, reason = "as above")]
+
+mod cluster;
+mod notation;
+mod path;
+mod properties;
+mod record_format;
+mod scenario;
+mod scenarios;

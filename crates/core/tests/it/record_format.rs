@@ -1,0 +1,102 @@
+//! Format 1 of the record and its commands, as members write it to disk and to each other. A change of these files is a change
+//! of the format: older members must go on reading it, or [`FORMAT`] grows.
+
+use std::fs;
+use std::path::Path;
+
+use mainstay_core::record::{Command, EndCause, FORMAT, OnCrash, Record};
+use mainstay_core::sync::SyncSet;
+use mainstay_core::{Epoch, Incarnation, Lsn};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::cluster;
+use crate::notation::{history, member};
+
+/// Holds `value` against the file, both ways.
+fn hold<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(name: &str, value: &T) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    let text = serde_json::to_string_pretty(value).expect("representable in JSON") + "\n";
+    if std::env::var_os("MAINSTAY_BLESS").is_some() {
+        fs::write(&path, &text).expect("a writable file");
+    }
+    let golden = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    assert!(text == golden, "{name}: written otherwise than in format {FORMAT}:\n{text}");
+    let read: T = serde_json::from_str(&golden).expect("what format 1 has written");
+    assert_eq!(read, *value);
+}
+
+/// A record in which nothing is empty: opened twice, with reports, a grant, and switchovers asked for and given up.
+fn full_record() -> Record {
+    let (m1, m2, m3) = (member("m1"), member("m2"), member("m3"));
+    let mut record = cluster::opened(&["m1", "m2", "m3"], OnCrash::Restart);
+    cluster::apply(&mut record, Command::RequestSwitchover { id: 4, epoch: Epoch(1), to: Some(m3.clone()) });
+    cluster::apply(&mut record, Command::CancelSwitchover { id: 4, why: "m3 did not stream".to_owned() });
+    cluster::apply(&mut record, Command::RequestSwitchover { id: 5, epoch: Epoch(1), to: None });
+    let voters = [m2.clone(), m3.clone()].into();
+    cluster::apply(&mut record, Command::End { epoch: Epoch(1), cause: EndCause::Expired { voters } });
+    let mut unfit = cluster::whole_report(&record, &m1, cluster::END);
+    unfit.unfit = Some("too little room for WAL on its disk".to_owned());
+    cluster::apply(&mut record, Command::Report { member: m1, report: unfit });
+    cluster::report(&mut record, &m2, cluster::END);
+    cluster::report(&mut record, &m3, Lsn(0x04FF_FF00));
+    cluster::grant(&mut record, &m2);
+    record
+}
+
+#[test]
+fn the_record_is_written_in_format_1() {
+    let record = full_record();
+    assert_eq!(record.format, FORMAT);
+    hold("record-1.json", &record);
+}
+
+#[test]
+fn every_command_is_written_in_format_1() {
+    let record = full_record();
+    let (m2, m3) = (member("m2"), member("m3"));
+    let report = record.reports.get(&m2).expect("reported").clone();
+    let full = SyncSet::new(record.sync().expect("opened").voters.clone(), 1);
+    let end = |cause| Command::End { epoch: Epoch(1), cause };
+    hold(
+        "commands-1.json",
+        &vec![
+            Command::Create {
+                cluster: record.cluster.clone(),
+                settings: record.settings.clone(),
+                members: record.members.clone(),
+            },
+            Command::Found {
+                member: m2.clone(),
+                incarnation: Incarnation(0xa2),
+                system_identifier: cluster::SYSTEM,
+            },
+            Command::Grant {
+                epoch: Epoch(2),
+                holder: m2.clone(),
+                incarnation: Incarnation(0xa2),
+                request: 7,
+            },
+            Command::Open {
+                epoch: Epoch(2),
+                history: history("1 3@0/3000000 5@0/5000000"),
+                next_xid: 900,
+                at_unix_ms: 1_790_000_000_000,
+            },
+            end(EndCause::Founded),
+            end(EndCause::Crashed),
+            end(EndCause::Hung { what: "PostgreSQL does not answer".to_owned() }),
+            end(EndCause::Switchover { to: Some(m3.clone()) }),
+            end(EndCause::Switchover { to: None }),
+            end(EndCause::Restarted),
+            end(EndCause::NotOpened { why: "no WAL was replayed for 5 s".to_owned() }),
+            end(EndCause::DirectoryLost),
+            end(EndCause::LeaseLost),
+            end(EndCause::Expired { voters: [m2.clone(), m3.clone()].into() }),
+            Command::Report { member: m2, report },
+            Command::SetSync { epoch: Epoch(1), serial: 2, sync: full, names: SyncSet::lone() },
+            Command::RequestSwitchover { id: 5, epoch: Epoch(1), to: Some(m3) },
+            Command::CancelSwitchover { id: 5, why: "m3 did not stream".to_owned() },
+        ],
+    );
+}
