@@ -114,4 +114,11 @@ impl Configuration {
     pub fn control_socket(&self) -> PathBuf {
         self.directory.join("control.sock")
     }
+
+    /// The application's password for libpq on this machine, unless a demo shows it.
+    pub fn passfile(&self) -> Option<PathBuf> {
+        let wanted =
+            !self.show_password && self.bootstrap.role.is_some() && self.bootstrap.password.is_some();
+        wanted.then(|| self.directory.join("application.pgpass"))
+    }
 }

@@ -100,6 +100,14 @@ impl Facts {
         self.guard = guard;
     }
 
+    /// Takes what SQL says. Names that an outside hand has changed must be proven anew.
+    pub(crate) fn take_sql(&mut self, sql: Sql) {
+        if sql.overridden != self.sql.overridden {
+            self.names = None;
+        }
+        self.sql = sql;
+    }
+
     /// Takes the end of a piece of work.
     pub(crate) fn take_finished(&mut self, finished: Finished) {
         let Finished { job, result } = finished;
@@ -250,3 +258,6 @@ impl Facts {
         self.peers.get(member).map(|(heard_at, gossip)| (*heard_at, &gossip.state, &gossip.card))
     }
 }
+
+#[cfg(test)]
+mod tests;

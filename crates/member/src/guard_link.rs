@@ -1,6 +1,7 @@
 //! The member's tie to its guard: it finds one or starts one, and says what it knows of the server's processes.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_core::Epoch;
@@ -37,6 +38,8 @@ pub(crate) struct GuardState {
     /// A newer process of this member owns the guard: this one must go.
     pub(crate) superseded: bool,
     pub(crate) error: Option<String>,
+    /// The guard was told to go, and no other is wanted.
+    pub(crate) dismissed: bool,
 }
 
 impl GuardState {
@@ -69,7 +72,7 @@ pub(crate) struct GuardPlace {
 /// Keeps a guard, for ever. `poke` asks for its state at once.
 pub(crate) async fn keep(
     place: GuardPlace,
-    state: watch::Sender<GuardState>,
+    state: Arc<watch::Sender<GuardState>>,
     mut poke: mpsc::Receiver<()>,
     lease: LeaseThread,
 ) {
@@ -106,7 +109,7 @@ pub(crate) async fn keep(
                 });
             }
         }
-        if state.borrow().superseded || state.is_closed() {
+        if state.borrow().superseded || state.borrow().dismissed || state.is_closed() {
             return;
         }
         tokio::time::sleep(RETRY_PAUSE).await;
@@ -135,6 +138,7 @@ async fn follow(
             () = tokio::time::sleep(STATUS_INTERVAL) => None,
         };
         match event {
+            Some(GuardEvent::Died) if state.borrow().dismissed => return false,
             Some(GuardEvent::Died) => {
                 error!("the guard has died; ending what it left of PostgreSQL");
                 return true;

@@ -204,7 +204,8 @@ impl MainLoop {
 
     fn take_watched(&mut self, watched: &mut Watched) {
         self.facts.take_guard(watched.guard.borrow_and_update().clone());
-        self.facts.sql = watched.sql.borrow_and_update().clone();
+        let sql = watched.sql.borrow_and_update().clone();
+        self.facts.take_sql(sql);
         self.facts.health = watched.health.borrow_and_update().clone();
         self.facts.lease = watched.lease.borrow_and_update().clone();
         let snapshot = watched.record.borrow_and_update().clone();

@@ -9,11 +9,11 @@ use mainstay_core::sync::Voter;
 use mainstay_core::view::{Primary, Streaming, Walsender};
 use mainstay_core::{Lsn, MemberId, Now};
 use mainstay_guard::Pid;
-use mainstay_postgres::history;
 use mainstay_postgres::session::{Observation, Session, SessionError};
 use mainstay_postgres::upstream::slot_name;
+use mainstay_postgres::{auto_conf, history};
 use tokio::sync::watch;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::clock;
 use crate::machinery::{CONNECT_PATIENCE, Machinery, STATEMENT_PATIENCE, blocking, failed};
@@ -22,6 +22,8 @@ use crate::machinery::{CONNECT_PATIENCE, Machinery, STATEMENT_PATIENCE, blocking
 const CALM_INTERVAL: Duration = Duration::from_millis(200);
 /// While something is changing.
 const BUSY_INTERVAL: Duration = Duration::from_millis(10);
+/// How often it is looked whether `postgresql.auto.conf` sets what Mainstay sets.
+const OVERRIDES_INTERVAL: Duration = Duration::from_millis(400);
 /// Slots and the oldest WAL are looked at less often.
 const SLOT_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -37,6 +39,8 @@ pub(crate) struct Sql {
     pub(crate) primary: Option<Primary>,
     pub(crate) walsenders: Vec<Walsender>,
     pub(crate) wal_kept_from: Option<Lsn>,
+    /// When `postgresql.auto.conf` was last seen to set something of Mainstay's, and what; it is taken back by then.
+    pub(crate) overridden: Option<(Now, Vec<String>)>,
 }
 
 /// What the main loop tells the observer.
@@ -54,8 +58,14 @@ pub(crate) async fn run(
     wanted: watch::Receiver<Wanted>,
     publish: watch::Sender<Sql>,
 ) {
-    let mut observer =
-        Observer { machinery, wanted, session: None, stalls: BTreeMap::new(), slots_at: Now(0) };
+    let mut observer = Observer {
+        machinery,
+        wanted,
+        session: None,
+        stalls: BTreeMap::new(),
+        slots_at: Now(0),
+        overrides_at: Now(0),
+    };
     loop {
         let postmaster = observer.postmaster();
         let mut sql = publish.borrow().clone();
@@ -86,6 +96,7 @@ struct Observer {
     /// Per walsender the position it has flushed, and since when it has been that while there was more.
     stalls: BTreeMap<i32, (Lsn, Option<Now>)>,
     slots_at: Now,
+    overrides_at: Now,
 }
 
 impl Observer {
@@ -118,6 +129,7 @@ impl Observer {
             Ok(observed) => {
                 self.take(sql, &observed).await;
                 self.keep_slots(sql, &observed).await;
+                self.take_back_overrides(sql).await;
             }
             // It leaves recovery in just this moment: the next look succeeds.
             Err(SessionError::Statement { .. }) if !session.is_closed() => {}
@@ -142,7 +154,7 @@ impl Observer {
                 },
             );
         let inserted = observed.insert.unwrap_or_default();
-        sql.walsenders = self.walsenders(observed, inserted);
+        sql.walsenders = self.walsenders(observed);
         match (&mut sql.primary, observed.in_recovery) {
             (_, true) => sql.primary = None,
             (Some(primary), false) => primary.inserted = inserted,
@@ -168,19 +180,21 @@ impl Observer {
         }
     }
 
-    fn walsenders(&mut self, observed: &Observation, inserted: Lsn) -> Vec<Walsender> {
+    fn walsenders(&mut self, observed: &Observation) -> Vec<Walsender> {
         let now = clock::now();
+        // Only what is durable here is sent: while this member's own disk stalls, no standby is to blame.
+        let offered = observed.flush.unwrap_or_default();
         let mut seen = BTreeMap::new();
         let mut walsenders = Vec::new();
         for sender in &observed.walsenders {
             let flushed = sender.flush_lsn.unwrap_or_default();
             let stalled_since = match self.stalls.get(&sender.pid) {
-                _ if flushed >= inserted => None,
+                _ if flushed >= offered => None,
                 Some((before, since)) if *before == flushed => Some(since.unwrap_or(now)),
                 _ => None,
             };
             // The first look that finds it behind starts the count; the second one dates it.
-            let remembered = if flushed < inserted { stalled_since.or(Some(now)) } else { None };
+            let remembered = if flushed < offered { stalled_since.or(Some(now)) } else { None };
             seen.insert(sender.pid, (flushed, remembered));
             walsenders.push(Walsender {
                 pid: sender.pid.unsigned_abs(),
@@ -205,6 +219,7 @@ impl Observer {
         self.slots_at = now;
         if !observed.in_recovery {
             sql.wal_kept_from = session.oldest_wal().await.ok();
+            self.nudge_standbys(session, observed).await;
         }
         let positions = self.wanted.borrow().positions.clone();
         let others = self.machinery.configuration.members.iter();
@@ -227,6 +242,54 @@ impl Observer {
                 debug!(%member, %error, "its slot is not as it should be");
             }
         }
+    }
+}
+
+impl Observer {
+    /// A standby that starts to stream with everything flushed says that it has received nothing until there is more. On an
+    /// idle server nothing comes, so something is written.
+    async fn nudge_standbys(&self, session: &Session, observed: &Observation) {
+        let positions = &self.wanted.borrow().positions.clone();
+        let is_unsaid = |sender: &mainstay_postgres::session::Walsender| {
+            let member = voter(&sender.application_name).map(|voter| voter.member);
+            let said = member.and_then(|member| positions.get(&member).copied());
+            sender.state.as_deref() == Some("streaming")
+                && said.zip(sender.flush_lsn).is_some_and(|(said, flushed)| said < flushed)
+        };
+        if observed.walsenders.iter().any(is_unsaid)
+            && let Err(error) = session.emit_wal_message().await
+        {
+            debug!(%error, "no WAL was written for the standbys");
+        }
+    }
+
+    /// `ALTER SYSTEM` is forbidden, but a superuser finds other ways to override what synchronous commits and fencing rest on.
+    /// It is taken back as soon as it is seen; who acknowledged in between is proven anew.
+    async fn take_back_overrides(&mut self, sql: &mut Sql) {
+        let now = clock::now();
+        if now.since(self.overrides_at) < OVERRIDES_INTERVAL {
+            return;
+        }
+        self.overrides_at = now;
+        let layout = self.machinery.layout.clone();
+        let names = match blocking(move || auto_conf::remove_overrides(&layout)).await {
+            Ok(Ok(names)) if names.is_empty() => return,
+            Ok(Ok(names)) => names,
+            Ok(Err(error)) => {
+                warn!("postgresql.auto.conf is not as it should be: {}", failed(error));
+                return;
+            }
+            Err(_) => return,
+        };
+        warn!(parameters = names.join(", "), "postgresql.auto.conf set what Mainstay sets; it is taken back");
+        let reloaded = match self.machinery.guard() {
+            Ok(guard) => guard.reload().await.map_err(failed),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = reloaded {
+            warn!("PostgreSQL was not told to read its configuration again: {error}");
+        }
+        sql.overridden = Some((now, names));
     }
 }
 

@@ -122,3 +122,74 @@ pub(crate) async fn durably<T: Send + 'static>(
 ) -> Result<T, PromiseError> {
     tokio::task::spawn_blocking(work).await.map_err(|_| PromiseError::Interrupted(what))?
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use mainstay_core::MemberId;
+
+    use super::*;
+
+    /// A state directory of its own, removed when the test is over.
+    struct Place(PathBuf);
+
+    impl Place {
+        fn new() -> Place {
+            static COUNT: AtomicU32 = AtomicU32::new(0);
+            let name =
+                format!("mainstay-promise-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+            let path = std::env::temp_dir().join(name);
+            std::fs::create_dir(&path).unwrap();
+            Place(path)
+        }
+
+        /// What a process that starts now finds.
+        fn promises(&self) -> Promises {
+            Promises::new(&self.0, Access { mode: 0o600, owner: None })
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_promise_survives_a_restart_and_is_never_taken_back() {
+        let place = Place::new();
+        assert_eq!(place.promises().sealed().unwrap(), Epoch(0));
+        place.promises().seal(Epoch(4)).unwrap();
+        place.promises().seal(Epoch(3)).unwrap();
+        place.promises().say_run_out(Epoch(2)).unwrap();
+        place.promises().say_run_out(Epoch(1)).unwrap();
+        assert_eq!(place.promises().sealed().unwrap(), Epoch(4));
+        assert_eq!(place.promises().run_out().unwrap(), Epoch(2));
+    }
+
+    #[test]
+    fn a_damaged_promise_is_an_error_and_not_no_promise() {
+        let place = Place::new();
+        place.promises().seal(Epoch(4)).unwrap();
+        for damaged in ["", "{}", "{\"epoch\":", "{\"epoch\":-1}"] {
+            std::fs::write(place.0.join(SEALED), damaged).unwrap();
+            assert!(matches!(place.promises().sealed(), Err(PromiseError::Damaged { .. })), "{damaged:?}");
+            assert!(place.promises().seal(Epoch(5)).is_err(), "nothing is promised on top of it");
+        }
+    }
+
+    #[test]
+    fn whom_to_follow_is_said_of_one_directory_only() {
+        let place = Place::new();
+        let upstream = Upstream { member: MemberId::new("m1").unwrap(), epoch: Epoch(3) };
+        let (this, other) = (Incarnation(0xa2), Incarnation(0xb2));
+        place.promises().follow(&upstream, this).unwrap();
+        assert_eq!(place.promises().upstream(Some(this)).unwrap(), Some(upstream));
+        assert_eq!(place.promises().upstream(Some(other)).unwrap(), None);
+        assert_eq!(place.promises().upstream(None).unwrap(), None);
+        place.promises().follow_nobody().unwrap();
+        place.promises().follow_nobody().unwrap();
+        assert_eq!(place.promises().upstream(Some(this)).unwrap(), None);
+    }
+}

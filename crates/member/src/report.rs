@@ -1,5 +1,7 @@
 //! The status that people and scripts read, put together from what this member knows.
 
+use std::time::Duration;
+
 use mainstay_core::action::Job;
 use mainstay_core::decide::Decision;
 use mainstay_core::record::{Kind, Phase};
@@ -12,6 +14,9 @@ use crate::machinery::port;
 use crate::status::{
     CancelledSwitchover, Card, Endpoints, LeaseStatus, MemberStatus, PostgresStatus, Role, Status,
 };
+
+/// How long it is shown that something was overridden.
+const OVERRIDDEN_SHOWN: Duration = Duration::from_secs(600);
 
 /// Programs of one member that do not change while it runs.
 #[derive(Clone, Debug)]
@@ -40,6 +45,7 @@ pub(crate) fn card(
     let mut warnings: Vec<String> = status.map(|status| status.warnings.clone()).unwrap_or_default();
     warnings.extend(facts.guard.error.clone());
     warnings.extend(facts.store_failure.clone());
+    warnings.extend(overridden(facts, view.now));
     Card {
         pid: std::process::id(),
         guard_pid: status.map(|status| status.guard_pid.unsigned_abs()),
@@ -62,6 +68,19 @@ pub(crate) fn card(
             .filter(|_| view.holds_lease())
             .map(|lease| u64::try_from(view.now.until(lease.deadline).as_millis()).unwrap_or(u64::MAX)),
     }
+}
+
+/// Somebody should know that commits may have been acknowledged with less than was promised.
+fn overridden(facts: &Facts, now: Now) -> Option<String> {
+    let (at, names) = facts.sql.overridden.as_ref()?;
+    let ago = now.since(*at);
+    (ago < OVERRIDDEN_SHOWN).then(|| {
+        format!(
+            "postgresql.auto.conf had set {} here {} s ago; Mainstay sets it, and took it back",
+            names.join(", "),
+            ago.as_secs()
+        )
+    })
 }
 
 fn role(view: &View, is_data: bool) -> Role {
@@ -143,9 +162,27 @@ pub(crate) fn status(
         store_leader: facts.leader.and_then(|leader| {
             record.members.iter().find(|(_, row)| row.raft_id == leader).map(|(name, _)| name.clone())
         }),
-        reason: own_card.reason.clone(),
+        reason: no_majority(facts, view).unwrap_or_else(|| own_card.reason.clone()),
         warnings: own_card.warnings.clone(),
     }
+}
+
+/// What stands above every other reason: too few voters are heard for anything to be decided.
+fn no_majority(facts: &Facts, view: &View) -> Option<String> {
+    let is_heard = |name: &&MemberId| **name == view.me || fresh(facts, view.now, name).is_some();
+    let (heard, silent): (Vec<&MemberId>, Vec<&MemberId>) = view.record.voters().partition(is_heard);
+    let founded = !view.record.members.is_empty();
+    if !founded || heard.len() >= view.record.majority() {
+        return None;
+    }
+    let names =
+        |members: &[&MemberId]| members.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(" and ");
+    Some(format!(
+        "of the {} voters only {} is heard, not {}: nothing can be decided until a majority is back",
+        heard.len() + silent.len(),
+        names(&heard),
+        names(&silent)
+    ))
 }
 
 fn fresh<'a>(facts: &'a Facts, now: Now, member: &MemberId) -> Option<(&'a MemberState, &'a Card)> {
@@ -206,12 +243,17 @@ fn at_risk(facts: &Facts, view: &View, own: &MemberState, inserted: Option<Lsn>)
 
 fn endpoints(configuration: &Configuration) -> Endpoints {
     let bootstrap = &configuration.bootstrap;
-    let role = bootstrap.role.as_deref().unwrap_or("postgres");
-    let database = bootstrap.database.as_deref().unwrap_or(role);
-    let login = match &bootstrap.password {
-        Some(password) if configuration.show_password => format!("{role}:{password}"),
-        _ => role.to_owned(),
+    let login = match (&bootstrap.role, &bootstrap.password) {
+        (Some(role), Some(password)) if configuration.show_password => {
+            format!("{}:{}@", in_url(role), in_url(password))
+        }
+        (Some(role), _) => format!("{}@", in_url(role)),
+        (None, _) => String::new(),
     };
+    let database = bootstrap.database.as_ref().or(bootstrap.role.as_ref());
+    let database = database.map_or_else(|| "postgres".to_owned(), |database| in_url(database));
+    let passfile =
+        configuration.passfile().map(|path| format!("passfile={}", in_url(&path.to_string_lossy())));
     let data: Vec<(&MemberId, String)> = configuration
         .members
         .iter()
@@ -219,16 +261,39 @@ fn endpoints(configuration: &Configuration) -> Endpoints {
         .collect();
     let hosts: Vec<&str> = data.iter().map(|(_, address)| address.as_str()).collect();
     let hosts = hosts.join(",");
-    let url = |hosts: &str, options: &str| format!("postgres://{login}@{hosts}/{database}{options}");
+    let url = |hosts: &str, options: &[&str]| {
+        let options: Vec<&str> = options.iter().copied().chain(passfile.as_deref()).collect();
+        let mark = if options.is_empty() { "" } else { "?" };
+        format!("postgres://{login}{hosts}/{database}{mark}{}", options.join("&"))
+    };
     Endpoints {
-        rw: url(&hosts, "?target_session_attrs=read-write&connect_timeout=2"),
-        ro: url(&hosts, "?target_session_attrs=prefer-standby&connect_timeout=2"),
-        members: data.iter().map(|(name, address)| ((*name).clone(), url(address, ""))).collect(),
+        rw: url(&hosts, &["target_session_attrs=read-write", "connect_timeout=2"]),
+        ro: url(&hosts, &["target_session_attrs=prefer-standby", "connect_timeout=2"]),
+        members: data.iter().map(|(name, address)| ((*name).clone(), url(address, &[]))).collect(),
     }
+}
+
+/// RFC 3986, section 2.1: what could mean something else in a URL is written by its number.
+fn in_url(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
+    text.bytes()
+        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
 }
 
 /// The status before anything is known.
 pub(crate) fn first(configuration: &Configuration, facts: &Facts) -> Status {
     let view = facts.view(None, None);
     status(configuration, facts, &view, (&MemberState::default(), &Card::default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_url;
+
+    #[test]
+    fn what_means_something_in_a_url_is_encoded() {
+        assert_eq!(in_url("/var/lib/main-stay/a.pgpass"), "/var/lib/main-stay/a.pgpass");
+        assert_eq!(in_url("p@ss:w&rd é"), "p%40ss%3Aw%26rd%20%C3%A9");
+    }
 }

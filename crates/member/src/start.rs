@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use mainstay_consensus::Identity as RaftIdentity;
 use mainstay_core::MemberId;
 use mainstay_core::record::Command;
+use mainstay_core::view::Health;
 use mainstay_guard::SpawnGuard;
 use mainstay_net::{Allowlist, BindError, Endpoint, Identity, KeyFingerprint, Server};
 use mainstay_postgres::layout::{Layout, LayoutError};
@@ -117,6 +118,7 @@ pub async fn run(configuration: Configuration) -> Result<(), MemberError> {
     }
     layout.create(crate::machinery::port(&configuration))?;
     install_certificates(&configuration, &layout)?;
+    write_passfile(&configuration, &layout)?;
     mainstay_postgres::hba::write_ident(&layout).map_err(|error| MemberError::Store(error.to_string()))?;
     let promises = Promises::new(&layout.state_dir(), layout.private_access());
     let server = endpoint.listen(configuration.own_row().address)?;
@@ -160,6 +162,7 @@ impl Member {
     ) -> Result<(), MemberError> {
         let (events, queue) = mpsc::unbounded_channel();
         let (guard, guard_seen) = watch::channel(GuardState::default());
+        let guard = Arc::new(guard);
         let (poke, poked) = mpsc::channel(1);
         let (record, record_seen) = watch::channel(Arc::default());
         let (incarnation, incarnation_seen) = watch::channel(None);
@@ -176,17 +179,16 @@ impl Member {
         let receivers =
             Receivers { store: self.store.clone(), lease: self.lease.clone(), events: events.clone() };
         let links = network::start(&self.configuration, &self.endpoint, server, outgoing, receivers);
-        tokio::spawn(guard_link::keep(self.guard_place(), guard, poked, self.lease.clone()));
+        tokio::spawn(guard_link::keep(self.guard_place(), Arc::clone(&guard), poked, self.lease.clone()));
         tokio::spawn(log_rotation::run(self.layout.log_file()));
         let (wanted, wanted_seen) = watch::channel(observe::Wanted::default());
         let (sql, sql_seen) = watch::channel(observe::Sql::default());
         tokio::spawn(observe::run(Arc::clone(&machinery), wanted_seen, sql));
-        let (signs, signs_seen) = watch::channel(mainstay_core::view::Health::default());
+        let (signs, signs_seen) = watch::channel(Health::default());
         tokio::spawn(health::run(Arc::clone(&machinery), signs));
         let proposer = Proposer::new(self.store.clone());
         let explanations = Arc::new(Mutex::new(Explanations::default()));
-        let sealed = self.promises.sealed()?;
-        let facts = Facts::new(self.configuration.me.clone(), sealed);
+        let facts = Facts::new(self.configuration.me.clone(), self.promises.sealed()?);
         let status = crate::report::first(&self.configuration, &facts);
         let (status, status_seen) = watch::channel(Arc::new(status));
         let control = Control {
@@ -225,12 +227,18 @@ impl Member {
         };
         info!(member = %self.configuration.me, cluster = self.configuration.cluster, "started");
         let ended = main_loop.run(watched, queue).await;
-        self.end(ended, &machinery).await
+        self.end(ended, &machinery, &guard).await
     }
 
-    async fn end(&self, ended: Ended, machinery: &Machinery) -> Result<(), MemberError> {
+    async fn end(
+        &self,
+        ended: Ended,
+        machinery: &Machinery,
+        guard_state: &watch::Sender<GuardState>,
+    ) -> Result<(), MemberError> {
         match ended {
             Ended::Stopped => {
+                guard_state.send_modify(|state| state.dismissed = true);
                 if let Ok(guard) = machinery.guard()
                     && let Err(error) = guard.quit(false).await
                 {
@@ -330,6 +338,20 @@ fn install_certificates(configuration: &Configuration, layout: &Layout) -> Resul
             .map_err(|error| MemberError::Store(crate::machinery::failed(error).0))?;
     }
     Ok(())
+}
+
+/// The application's password, so that `psql` on this machine needs none. libpq refuses a file that others may read.
+fn write_passfile(configuration: &Configuration, layout: &Layout) -> Result<(), MemberError> {
+    let (Some(path), Some(role), Some(password)) =
+        (configuration.passfile(), &configuration.bootstrap.role, &configuration.bootstrap.password)
+    else {
+        return Ok(());
+    };
+    let escaped = |text: &str| text.replace('\\', "\\\\").replace(':', "\\:");
+    let line = format!("*:*:*:{}:{}\n", escaped(role), escaped(password));
+    mainstay_postgres::durable::write(&path, line.as_bytes(), layout.private_access())
+        .map(|_| ())
+        .map_err(|error| MemberError::Store(crate::machinery::failed(error).0))
 }
 
 /// For people and for the demo; nothing is decided by it.

@@ -100,11 +100,14 @@ pub(crate) fn bytes_words(bytes: u64) -> String {
 /// What a person wants to know: is it writable, and what if the primary's machine died now.
 fn outlook(status: &Status) -> String {
     let Some(primary) = &status.primary else { return format!("Nobody can write: {}.", status.reason) };
+    if status.lease.as_ref().is_none_or(|lease| lease.remaining_ms.is_none()) {
+        return format!("Nobody can write: {}.", status.reason);
+    }
     if !status.writable {
         return format!("{primary} does not let applications in yet: {}.", status.reason);
     }
     let lease_s = status.lease.as_ref().map_or(0, |lease| lease.length_ms.div_ceil(1000));
-    let others = status.members.iter().filter(|row| row.sync).count();
+    let others = status.members.iter().filter(|row| row.sync && row.role == Role::Standby).count();
     if others == 0 {
         return format!(
             "If {primary}'s machine died now, nobody could take over: no standby acknowledges commits."

@@ -55,6 +55,14 @@ impl MemberPlace {
 }
 
 impl Place {
+    /// How a verb is told that it means this demo: nothing for the usual directory.
+    pub(super) fn flag(&self) -> String {
+        if self.directory == Path::new(super::DEFAULT_DIRECTORY) {
+            return String::new();
+        }
+        format!(" --dir {}", self.directory.display())
+    }
+
     /// A new demo's directory. It must not be one already, and whatever is there is not touched.
     pub(super) fn make(directory: &Path, members: u16, port_base: u16) -> Result<Place> {
         let shown = directory.display();

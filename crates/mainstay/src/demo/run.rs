@@ -138,7 +138,7 @@ fn detached(place: &Place, status: &Status, json: bool) -> Result<ExitCode> {
     } else {
         println!("{}", render(status).trim_end());
         println!("\nwrites   {}\nreads    {}", status.endpoints.rw, status.endpoints.ro);
-        println!("It runs on in {}. End it with: ./demo stop", place.directory.display());
+        println!("It runs on in {}. End it with: ./demo stop{}", place.directory.display(), place.flag());
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -44,11 +44,7 @@ pub(super) async fn urls(place: &Place, json: bool) -> Result<ExitCode> {
 
 pub(super) async fn start(place: &Place, member: &MemberPlace) -> Result<ExitCode> {
     processes::start(member)?;
-    println!(
-        "{} is starting; watch it with: ./demo status --watch --dir {}",
-        member.name,
-        place.directory.display()
-    );
+    println!("{} is starting; watch it with: ./demo status --watch{}", member.name, place.flag());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -129,17 +125,18 @@ pub(super) async fn remove(place: &Place) -> Result<()> {
         .with_context(|| format!("cannot remove {}", place.directory.display()))
 }
 
-pub(super) fn freeze(_: &Place, member: &MemberPlace) -> Result<ExitCode> {
+pub(super) fn freeze(place: &Place, member: &MemberPlace) -> Result<ExitCode> {
     let pids = processes::all(member);
     if pids.is_empty() {
         bail!("{} does not run", member.name);
     }
     processes::signal(&pids, Signal::SIGSTOP)?;
     println!(
-        "{} is frozen: {} processes have stopped in their tracks; let it go on with: ./demo thaw {}",
+        "{} is frozen: {} processes have stopped in their tracks; let it go on with: ./demo thaw {}{}",
         member.name,
         pids.len(),
-        member.name
+        member.name,
+        place.flag()
     );
     Ok(ExitCode::SUCCESS)
 }

@@ -66,6 +66,7 @@ fn decide_again(demo: &Demo) {
 #[test]
 fn one_member_alone_is_a_cluster_and_keeps_postgresql_when_its_member_restarts() {
     let demo = Demo::started("one", 1);
+    overrides_are_taken_back(&demo);
     let before = demo.status();
     let pid = before["members"][0]["pid"].as_u64().expect("a pid");
     // SAFETY-free: the pid is the member's own, just read from its status.
@@ -77,6 +78,28 @@ fn one_member_alone_is_a_cluster_and_keeps_postgresql_when_its_member_restarts()
     let after = demo.status();
     assert_eq!(after["epoch"], before["epoch"]);
     assert_eq!(after["members"][0]["postgres"]["pid"], before["members"][0]["postgres"]["pid"]);
+}
+
+/// A superuser may have said it; Mainstay says it again, and says so.
+fn overrides_are_taken_back(demo: &Demo) {
+    let postgres = demo.status()["members"][0]["postgres"].clone();
+    let psql = |sql: &[&str]| {
+        let mut command = std::process::Command::new("psql");
+        command.args(["-XAtq", "-U", "mainstay", "-d", "postgres", "-h"]);
+        command.arg(postgres["socket_dir"].as_str().expect("a directory"));
+        command.args(["-p", &postgres["port"].to_string()]);
+        let output = command.args(sql.iter().flat_map(|one| ["-c", one])).output().expect("psql");
+        assert!(output.status.success(), "{}", stderr(&output));
+        stdout(&output)
+    };
+    let path = postgres["data_dir"].as_str().expect("a directory").to_owned() + "/postgresql.auto.conf";
+    std::fs::write(path, "fsync = off\nwork_mem = '5MB'\n").expect("written");
+    psql(&["SELECT pg_reload_conf()"]);
+    wait_until("fsync is on again", || psql(&["SHOW fsync"]).trim() == "on");
+    wait_until("the status says so", || {
+        demo.status()["warnings"].to_string().contains("postgresql.auto.conf had set fsync")
+    });
+    assert_eq!(psql(&["SHOW work_mem"]).trim(), "5MB", "what is not Mainstay's stays");
 }
 
 impl Demo {

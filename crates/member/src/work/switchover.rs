@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mainstay_core::MemberId;
-use mainstay_guard::StopMode;
+use mainstay_guard::{ClientError, Refusal, StopMode};
 use mainstay_postgres::hba::Gate;
 use mainstay_postgres::session;
 
@@ -38,16 +38,24 @@ pub(super) async fn stop(machinery: &Machinery, to: &MemberId) -> Result<Outcome
         .collect();
     drop(session);
     let kill_after_ms = u64::try_from(STOP_PATIENCE.as_millis()).unwrap_or(u64::MAX);
-    guard.stop(StopMode::Fast, kill_after_ms).await.map_err(failed)?;
+    unless_gone(guard.stop(StopMode::Fast, kill_after_ms).await)?;
     let release_others_at = clock::now().plus(OTHERS_PATIENCE);
     let mut released = false;
     while guard.status().await.map_err(failed)?.phase != mainstay_guard::Phase::Empty {
         if !released && clock::now() >= release_others_at {
-            guard.terminate(others.clone()).await.map_err(failed)?;
+            unless_gone(guard.terminate(others.clone()).await)?;
             released = true;
         }
         tokio::time::sleep(QUICK_LOOK).await;
     }
     machinery.read_guard_again();
     Ok(Outcome::Done)
+}
+
+/// The server may end by itself before it is told to: that is what was wanted.
+fn unless_gone<T>(told: Result<T, ClientError>) -> Result<(), WorkError> {
+    match told {
+        Ok(_) | Err(ClientError::Refused(Refusal::NotRunning)) => Ok(()),
+        Err(error) => Err(failed(error)),
+    }
 }
