@@ -1,0 +1,25 @@
+//! A directory that could follow as it is, is not copied anew: at a real size that takes hours, and a voter is missing for as
+//! long.
+
+use mainstay_core::MemberId;
+
+use crate::postgres::Stage;
+use crate::world::World;
+
+impl World {
+    /// `machine` is about to replace its directory by a copy of `member`'s.
+    pub(crate) fn check_clone_is_needed(&mut self, machine: usize, member: &MemberId) {
+        let Some(source) = self.machine_of(member) else { return };
+        let place = &self.machines[machine];
+        let contents = (&place.data.content, &self.machines[source].data.content);
+        let (Some(ours), Some(theirs)) = contents else { return };
+        let serves = self.machines[source].live_server().is_some_and(|live| live.stage == Stage::Primary);
+        let whole = place.files.mark.is_none() && !ours.garbage && serves;
+        let follows = self.wal.is_prefix(ours.written, theirs.durable);
+        if whole && follows && self.wal.end(ours.durable) >= theirs.kept_from {
+            self.violated("needless_clone", || {
+                format!("machine {machine} is cloned from {member} and could follow it as it is")
+            });
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Whole clusters, simulated. `cargo test --release -p mainstay-sim`: without optimisation this takes minutes.
+
+mod mutants;
+mod seeds;
