@@ -1,0 +1,176 @@
+//! Scenarios: one story in one file, in words that an operator uses.
+
+pub mod expect;
+pub mod parse;
+pub mod play;
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::fault::Fault;
+use crate::files::Plan;
+use crate::journal::Rung;
+
+/// A file of the directory `scenarios`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scenario {
+    /// The file's name without its ending.
+    pub name: String,
+    /// As it is shown in errors.
+    pub path: String,
+    /// Why it exists: the comment at the top.
+    pub why: String,
+    /// Whether CI plays it.
+    pub in_ci: bool,
+    pub plan: Plan,
+    /// How often the story is told.
+    pub repeat: u32,
+    pub steps: Vec<Step>,
+}
+
+/// One line.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    pub line: usize,
+    pub action: Action,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// pgbench with 8 clients, at most so many transactions a second.
+    LoadPgbench {
+        rate: Option<u32>,
+    },
+    /// A second client on a member's own node, which writes to its local server only.
+    LocalClient {
+        on: Target,
+    },
+    /// A switchover, if need be, so that the Raft leader is the primary, or is not.
+    ArrangeLeader {
+        on_primary: bool,
+    },
+    Fault {
+        fault: Fault,
+        targets: Vec<Target>,
+    },
+    /// Undo all faults, or those of one kind.
+    Heal {
+        fault: Option<Fault>,
+    },
+    /// Members whose process is gone; none named: all of those.
+    Start {
+        targets: Vec<Target>,
+    },
+    Switchover {
+        to: Target,
+    },
+    Sql {
+        on: Target,
+        statement: String,
+        /// It may break what it runs on, and then has no answer.
+        may_fail: bool,
+    },
+    Wait {
+        duration: Duration,
+    },
+    Expect(Expectation),
+}
+
+/// Who is meant. `old` and the standbys are those of the moment of the story's first event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Who is the primary now.
+    Primary,
+    Old,
+    /// 1 is the first.
+    Standby(usize),
+    Standbys,
+    Leader,
+    All,
+    Named(String),
+}
+
+/// What must be so. Times count from the last event.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Expectation {
+    /// The longest time without an acknowledgement since the last event.
+    WriteGap {
+        below: Duration,
+    },
+    /// The same over all events of the story.
+    TotalGap {
+        below: Duration,
+    },
+    PrimaryChanged(bool),
+    PrimaryIs {
+        target: Target,
+        is: bool,
+    },
+    EpochChanged(bool),
+    /// At most so many epochs since the story began.
+    Epochs {
+        most: u64,
+    },
+    Streaming {
+        who: Target,
+        within: Duration,
+    },
+    /// Writes are acknowledged.
+    Writes {
+        within: Duration,
+    },
+    /// Nobody acknowledges a write for so long from now.
+    NoWrites {
+        duration: Duration,
+    },
+    /// No process of the old primary's PostgreSQL was left when the next one was promoted.
+    Fenced,
+    /// The client on the old primary's own node got no acknowledgement after the next epoch was opened.
+    LocalSilent,
+    /// The postmaster is the same process as before the first event.
+    SamePostgres {
+        on: Target,
+    },
+    /// Commits are acknowledged by the primary alone.
+    Alone {
+        within: Duration,
+    },
+    /// What is at risk is shown.
+    AtRisk,
+    Explain {
+        on: Option<Target>,
+        text: String,
+        within: Duration,
+    },
+    Log {
+        of: Target,
+        text: String,
+        within: Duration,
+    },
+    Rung {
+        of: Target,
+        rungs: Vec<Rung>,
+    },
+    /// The answer of SQL on one member.
+    Answer {
+        on: Target,
+        statement: String,
+        answer: String,
+    },
+    /// Every acknowledged row is there exactly once, and every member holds the same rows.
+    NothingLost,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Primary => f.write_str("primary"),
+            Target::Old => f.write_str("old"),
+            Target::Standby(number) => write!(f, "standby-{number}"),
+            Target::Standbys => f.write_str("standbys"),
+            Target::Leader => f.write_str("leader"),
+            Target::All => f.write_str("all"),
+            Target::Named(name) => f.write_str(name),
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! From a scenario's text to its steps. Every error names the file, the line and what is understood there.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use super::{Action, Expectation, Scenario, Step, Target};
+use crate::disk;
+use crate::fault::{Fault, WORDS};
+use crate::files::Plan;
+use crate::journal::Rung;
+use crate::leftovers::MOST_MEMBERS;
+
+/// What is wrong with a scenario, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScenarioError {
+    pub path: String,
+    /// From 1; 0: the file as a whole.
+    pub line: usize,
+    pub message: String,
+}
+
+impl std::fmt::Display for ScenarioError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.line {
+            0 => write!(f, "{}: {}", self.path, self.message),
+            line => write!(f, "{}:{line}: {}", self.path, self.message),
+        }
+    }
+}
+
+impl std::error::Error for ScenarioError {}
+
+/// Reads a file `NAME.scenario`.
+pub fn read(path: &Path) -> Result<Scenario, ScenarioError> {
+    let shown = path.display().to_string();
+    let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let text = fs::read_to_string(path).map_err(|error| ScenarioError {
+        path: shown.clone(),
+        line: 0,
+        message: format!("cannot be read: {error}"),
+    })?;
+    parse(&name, &shown, &text)
+}
+
+/// Reads a scenario's text.
+pub fn parse(name: &str, path: &str, text: &str) -> Result<Scenario, ScenarioError> {
+    let fail = |line: usize, message: String| ScenarioError { path: path.to_owned(), line, message };
+    let mut scenario = Scenario {
+        name: name.to_owned(),
+        path: path.to_owned(),
+        why: why(text)
+            .ok_or_else(|| fail(1, "begins with no comment; say first why it exists".to_owned()))?,
+        in_ci: false,
+        plan: Plan::new(0),
+        repeat: 1,
+        steps: Vec::new(),
+    };
+    for (index, raw) in text.lines().enumerate() {
+        let line = index + 1;
+        let words = words(raw).map_err(|message| fail(line, message))?;
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        if words.is_empty() {
+            continue;
+        }
+        if head(&mut scenario, &words).map_err(|message| fail(line, message))? {
+            continue;
+        }
+        if scenario.plan.data_members == 0 {
+            return Err(fail(
+                line,
+                "comes before the cluster; begin with for example `cluster 3`".to_owned(),
+            ));
+        }
+        let action = action(&words).map_err(|message| fail(line, message))?;
+        scenario.steps.push(Step { line, action });
+    }
+    match scenario.steps.last() {
+        Some(Step { action: Action::Expect(Expectation::NothingLost), .. }) => Ok(scenario),
+        _ => {
+            Err(fail(text.lines().count(), "every story ends with `expect lost 0, duplicated 0`".to_owned()))
+        }
+    }
+}
+
+/// The comment at the top, as one text.
+fn why(text: &str) -> Option<String> {
+    let lines = text.lines().map_while(|line| line.strip_prefix('#')).map(str::trim);
+    let joined = lines.collect::<Vec<_>>().join(" ");
+    Some(joined).filter(|joined| !joined.is_empty())
+}
+
+/// Words between blanks and commas; a text in double quotes is one of them. `#` begins a comment.
+fn words(line: &str) -> Result<Vec<String>, String> {
+    let mut words = Vec::new();
+    let mut rest = line.trim_start_matches([' ', ',']);
+    while !rest.is_empty() && !rest.starts_with('#') {
+        let (word, after) = if let Some(quoted) = rest.strip_prefix('"') {
+            quoted.split_once('"').ok_or_else(|| "a quotation mark has no partner".to_owned())?
+        } else {
+            rest.split_at(rest.find([' ', ',']).unwrap_or(rest.len()))
+        };
+        words.push(word.to_owned());
+        rest = after.trim_start_matches([' ', ',']);
+    }
+    Ok(words)
+}
+
+/// The lines before the story; answers whether it was one.
+fn head(scenario: &mut Scenario, words: &[&str]) -> Result<bool, String> {
+    match words {
+        ["in", "ci"] => scenario.in_ci = true,
+        ["repeat", count] => {
+            let count = number(count)?;
+            scenario.repeat = u32::try_from(count).map_err(|_| "is repeated too often".to_owned())?;
+        }
+        ["cluster", members, rest @ ..] => {
+            let count =
+                |word: &str| number(word)?.try_into().map_err(|_| format!("{word} members are too many"));
+            let mut plan = Plan::new(count(members)?);
+            let mut rest = rest;
+            while let [key, value, more @ ..] = rest {
+                match *key {
+                    "witnesses" => plan.witnesses = count(value)?,
+                    "disks" => plan.disk_mib = Some(mebibytes(value)?),
+                    "lease" => plan.lease = Some((*value).to_owned()),
+                    _ => {
+                        let known = "`witnesses N`, `disks 400MiB`, `lease 2s`";
+                        return Err(format!("`{key}` is unknown here; after the members come {known}"));
+                    }
+                }
+                rest = more;
+            }
+            if !rest.is_empty() {
+                return Err(format!("`{}` lacks its value", rest[0]));
+            }
+            if plan.data_members == 0 || plan.members() > MOST_MEMBERS {
+                return Err(format!("a cluster has 1 to {MOST_MEMBERS} members"));
+            }
+            scenario.plan = plan;
+        }
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+fn action(words: &[&str]) -> Result<Action, String> {
+    Ok(match words {
+        ["load", "pgbench"] => Action::LoadPgbench { rate: None },
+        ["load", "pgbench", "rate", rate] => {
+            let rate = u32::try_from(number(rate)?).map_err(|_| format!("{rate} is too fast"))?;
+            Action::LoadPgbench { rate: Some(rate) }
+        }
+        ["client", "on", on] => Action::LocalClient { on: target(on)? },
+        ["arrange", "leader", "on", "primary"] => Action::ArrangeLeader { on_primary: true },
+        ["arrange", "leader", "off", "primary"] => Action::ArrangeLeader { on_primary: false },
+        ["fault", word, targets @ ..] if !targets.is_empty() => {
+            Action::Fault { fault: fault(word)?, targets: all_targets(targets)? }
+        }
+        ["heal"] => Action::Heal { fault: None },
+        ["heal", word] => Action::Heal { fault: Some(fault(word)?) },
+        ["start", targets @ ..] => Action::Start { targets: all_targets(targets)? },
+        ["switchover", "to", to] => Action::Switchover { to: target(to)? },
+        ["sql", on, statement] => {
+            Action::Sql { on: target(on)?, statement: (*statement).to_owned(), may_fail: false }
+        }
+        ["attempt", "sql", on, statement] => {
+            Action::Sql { on: target(on)?, statement: (*statement).to_owned(), may_fail: true }
+        }
+        ["wait", time @ ..] => Action::Wait { duration: duration(time)? },
+        ["expect", rest @ ..] => Action::Expect(expectation(rest)?),
+        _ => {
+            let known = "load, client, arrange, fault, heal, start, switchover, sql, attempt, wait, expect";
+            return Err(format!(
+                "`{}` is not understood; a line begins with one of: {known}",
+                words.join(" ")
+            ));
+        }
+    })
+}
+
+fn expectation(words: &[&str]) -> Result<Expectation, String> {
+    use Expectation as E;
+    Ok(match words {
+        ["write-gap", "<", time @ ..] => E::WriteGap { below: duration(time)? },
+        ["total-gap", "<", time @ ..] => E::TotalGap { below: duration(time)? },
+        ["primary", "changed"] => E::PrimaryChanged(true),
+        ["primary", "same"] => E::PrimaryChanged(false),
+        ["primary", "is", "not", who] => E::PrimaryIs { target: target(who)?, is: false },
+        ["primary", "is", who] => E::PrimaryIs { target: target(who)?, is: true },
+        ["epoch", "changed"] => E::EpochChanged(true),
+        ["epoch", "same"] => E::EpochChanged(false),
+        ["epochs", "<=", most] => E::Epochs { most: number(most)? },
+        ["streaming", who, "within", time @ ..] => {
+            E::Streaming { who: target(who)?, within: duration(time)? }
+        }
+        ["writes", "within", time @ ..] => E::Writes { within: duration(time)? },
+        ["no", "writes", "for", time @ ..] => E::NoWrites { duration: duration(time)? },
+        ["fenced"] => E::Fenced,
+        ["local", "client", "silent"] => E::LocalSilent,
+        ["postgres", "of", on, "same"] => E::SamePostgres { on: target(on)? },
+        ["alone", "within", time @ ..] => E::Alone { within: duration(time)? },
+        ["at-risk", "shown"] => E::AtRisk,
+        ["explain", "of", on, text, "within", time @ ..] => {
+            E::Explain { on: Some(target(on)?), text: (*text).to_owned(), within: duration(time)? }
+        }
+        ["explain", text, "within", time @ ..] => {
+            E::Explain { on: None, text: (*text).to_owned(), within: duration(time)? }
+        }
+        ["log", "of", of, text, "within", time @ ..] => {
+            E::Log { of: target(of)?, text: (*text).to_owned(), within: duration(time)? }
+        }
+        ["rung", "of", of, rungs @ ..] if !rungs.is_empty() => {
+            let rung = |word: &&str| {
+                Rung::parse(word)
+                    .ok_or_else(|| format!("`{word}` is no rung; there are follow, rewind, clone"))
+            };
+            let rungs = rungs.iter().filter(|word| **word != "or").map(rung).collect::<Result<_, _>>()?;
+            E::Rung { of: target(of)?, rungs }
+        }
+        ["sql", on, statement, "answers", answer] => {
+            E::Answer { on: target(on)?, statement: (*statement).to_owned(), answer: (*answer).to_owned() }
+        }
+        ["lost", "0", "duplicated", "0"] => E::NothingLost,
+        _ => {
+            let known = "write-gap, total-gap, primary, epoch, epochs, streaming, writes, no writes, fenced, local client, \
+                         postgres, alone, at-risk, explain, log, rung, sql, lost";
+            return Err(format!("`expect {}` is not understood; there are: {known}", words.join(" ")));
+        }
+    })
+}
+
+fn target(word: &str) -> Result<Target, String> {
+    Ok(match word {
+        "primary" => Target::Primary,
+        "old" => Target::Old,
+        "standby" => Target::Standby(1),
+        "standbys" => Target::Standbys,
+        "leader" => Target::Leader,
+        "all" => Target::All,
+        _ => match word.strip_prefix("standby-").map(str::parse) {
+            Some(Ok(number @ 1..=8)) => Target::Standby(number),
+            Some(_) => return Err(format!("`{word}` is no standby; there are standby-1 to standby-8")),
+            None if is_name(word) => Target::Named(word.to_owned()),
+            None => {
+                let known = "primary, old, standby, standby-2, standbys, leader, all, m1, w1";
+                return Err(format!("`{word}` is nobody; there are {known}"));
+            }
+        },
+    })
+}
+
+/// m1, m2, …, w1, …
+fn is_name(word: &str) -> bool {
+    let number = word.strip_prefix('m').or_else(|| word.strip_prefix('w'));
+    number.is_some_and(|number| number.parse::<u8>().is_ok_and(|number| (1..=MOST_MEMBERS).contains(&number)))
+}
+
+fn all_targets(words: &[&str]) -> Result<Vec<Target>, String> {
+    words.iter().filter(|word| **word != "and").map(|word| target(word)).collect()
+}
+
+fn fault(word: &str) -> Result<Fault, String> {
+    Fault::parse(word).ok_or_else(|| {
+        let known: Vec<&str> = WORDS.iter().map(|(word, _, _)| *word).collect();
+        format!("`{word}` is no fault; there are {}", known.join(", "))
+    })
+}
+
+fn number(word: &str) -> Result<u64, String> {
+    word.parse().map_err(|_| format!("`{word}` is no number"))
+}
+
+/// `0.8 s` or `500 ms`.
+fn duration(words: &[&str]) -> Result<Duration, String> {
+    let wrong = || format!("`{}` is no time; write for example `0.8 s` or `500 ms`", words.join(" "));
+    let [value, unit] = words else { return Err(wrong()) };
+    let value: f64 = value.parse().map_err(|_| wrong())?;
+    let seconds = match *unit {
+        "s" => value,
+        "ms" => value / 1000.0,
+        _ => return Err(wrong()),
+    };
+    Duration::try_from_secs_f64(seconds).map_err(|_| wrong())
+}
+
+fn mebibytes(word: &str) -> Result<u32, String> {
+    let size = word.strip_suffix("MiB").and_then(|size| size.parse().ok());
+    match size {
+        Some(size) if size >= disk::LEAST_MIB => Ok(size),
+        Some(_) => Err(format!("{word} is too small; xfs wants at least {}MiB", disk::LEAST_MIB)),
+        None => Err(format!("`{word}` is no size; write for example `400MiB`")),
+    }
+}
+
+#[cfg(test)]
+mod tests;
