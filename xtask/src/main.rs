@@ -21,10 +21,16 @@ usage: cargo xtask COMMAND
   ci [STEP...]   all checks and tests, or only the steps named; changes no file outside target/
   fix            format, and apply what clippy can repair by itself
   tidy           the house rules that no compiler knows (STYLE.md)
-  sim [...]      the seeded simulation, e.g. --seeds 100, or --seed 7 --trace";
+  sim [...]      the seeded simulation, e.g. --seeds 100, or --seed 7 --trace
+  lab [...]      faults on real clusters in network namespaces (root), e.g. --only postmaster-killed
+  bench [...]    measurements on real clusters: failover, idle, starve";
 
-/// Commands that are programs of the workspace, run with whatever arguments follow.
-const PROGRAMS: &[(&str, &str)] = &[("sim", "mainstay-sim")];
+/// Commands that are programs of the workspace, with their first argument, run with whatever arguments follow.
+const PROGRAMS: &[(&str, &str, Option<&str>)] = &[
+    ("sim", "mainstay-sim", None),
+    ("lab", "mainstay-lab", Some("run")),
+    ("bench", "mainstay-lab", Some("bench")),
+];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -44,9 +50,20 @@ fn run(arguments: &[String]) -> Result<()> {
         return Ok(());
     }
     let workspace = Workspace::find()?;
-    if let Some((_, package)) = PROGRAMS.iter().find(|(name, _)| name == command) {
+    if let Some((_, package, first)) = PROGRAMS.iter().find(|(name, _, _)| name == command) {
+        if *package == "mainstay-lab" {
+            // The binary that it runs, as shipped: built by itself.
+            finish(&mut workspace.cargo(&[
+                "build",
+                "--release",
+                "--locked",
+                "--quiet",
+                "--package",
+                "mainstay",
+            ]))?;
+        }
         let mut program = workspace.cargo(&["run", "--release", "--locked", "--quiet", "--package", package]);
-        return finish(program.arg("--").args(rest));
+        return finish(program.arg("--").args(first).args(rest));
     }
     match command.as_str() {
         "ci" => ci::run(&workspace, rest),

@@ -1,0 +1,184 @@
+//! Three members, the first of them the primary; what may go wrong, and how often.
+
+use mainstay_core::mutant::Mutant;
+use mainstay_model::line::{Line, Scope};
+
+use super::{holds, missed_by};
+
+const ONE_COMMIT: Scope = Scope { commits: 1, ..Scope::CALM };
+
+/// Everything but an outside hand and wrong numbers: with those, timelines may collide where nobody streams.
+const ANY: Scope = Scope {
+    faults: 2,
+    crash: true,
+    down: true,
+    restart: true,
+    cut: true,
+    lag: true,
+    link: true,
+    freeze: true,
+    late: true,
+    in_flight: true,
+    wipe: true,
+    fail: true,
+    stray: true,
+    ..ONE_COMMIT
+};
+
+const OUTSIDE_HAND: Scope = Scope { stray: true, renumber: true, ..ANY };
+
+/// Openings that fail, and a second epoch that ends as the first did.
+const OPENINGS: Scope =
+    Scope { faults: 2, epochs: 2, crash: true, down: true, fail: true, renumber: true, ..ONE_COMMIT };
+
+/// Standbys are lost and the primary goes on alone.
+const LONE: Scope = Scope { faults: 3, link: true, down: true, ..ONE_COMMIT };
+
+/// Changes of the sync set that are committed late, and twice.
+const LATE_CHANGES: Scope = Scope { faults: 3, link: true, in_flight: true, ..ONE_COMMIT };
+
+/// The primary is cut off, and its guard frozen, so that PostgreSQL goes on past the deadline.
+const FROZEN: Scope = Scope { faults: 3, crash: true, cut: true, freeze: true, ..ONE_COMMIT };
+
+#[test]
+fn two_faults_of_any_kind() {
+    holds(Line::new(ANY), 1_650_855);
+}
+
+#[test]
+fn two_faults_of_any_kind_and_an_outside_hand() {
+    holds(Line::new(OUTSIDE_HAND), 1_815_293);
+}
+
+#[test]
+fn three_faults_with_a_witness() {
+    holds(Line::new(Scope { witness: true, faults: 3, ..OUTSIDE_HAND }), 2_228_974);
+}
+
+#[test]
+fn three_epochs_with_a_witness() {
+    holds(Line::new(Scope { witness: true, epochs: 3, ..OUTSIDE_HAND }), 306_999);
+}
+
+#[test]
+fn two_epochs_and_failed_openings() {
+    holds(Line::new(OPENINGS), 2_290_152);
+}
+
+#[test]
+fn alone_for_a_while() {
+    holds(Line::new(LONE), 2_034_755);
+}
+
+#[test]
+fn changes_of_the_sync_set_committed_late() {
+    holds(Line::new(LATE_CHANGES), 129_764);
+}
+
+#[test]
+fn frozen_past_the_deadline() {
+    holds(Line::new(FROZEN), 739_629);
+}
+
+#[test]
+fn follow_ahead_of_fork() {
+    missed_by(Line::new(OUTSIDE_HAND), Mutant::FollowAheadOfFork, "lineage");
+}
+
+#[test]
+fn names_before_record() {
+    missed_by(Line::new(ANY), Mutant::NamesBeforeRecord, "order_law");
+}
+
+#[test]
+fn record_before_names() {
+    missed_by(Line::new(ANY), Mutant::RecordBeforeNames, "order_law");
+}
+
+#[test]
+fn late_sync_accepted() {
+    missed_by(Line::new(LATE_CHANGES), Mutant::LateSyncAccepted, "order_law");
+}
+
+#[test]
+fn timeline_reused() {
+    missed_by(Line::new(Scope { renumber: false, ..OPENINGS }), Mutant::TimelineReused, "timelines_unique");
+}
+
+#[test]
+fn open_unchecked() {
+    let scope = Scope { down: false, fail: false, ..OPENINGS };
+    missed_by(Line::new(scope), Mutant::OpenUnchecked, "no_dead_end");
+}
+
+#[test]
+fn floor_ignored() {
+    missed_by(Line::new(OPENINGS), Mutant::FloorIgnored, "nothing_acknowledged_lost");
+}
+
+#[test]
+fn incarnation_ignored() {
+    missed_by(Line::new(ANY), Mutant::IncarnationIgnored, "nothing_acknowledged_lost");
+}
+
+#[test]
+fn lone_ignored() {
+    missed_by(Line::new(LONE), Mutant::LoneIgnored, "nothing_acknowledged_lost");
+}
+
+#[test]
+fn one_report_suffices() {
+    missed_by(Line::new(ANY), Mutant::OneReportSuffices, "nothing_acknowledged_lost");
+}
+
+#[test]
+fn not_the_furthest() {
+    missed_by(Line::new(ANY), Mutant::NotTheFurthest, "nothing_acknowledged_lost");
+}
+
+#[test]
+fn voters_unchecked() {
+    missed_by(Line::new(ANY), Mutant::VotersUnchecked, "voters_behind_fork");
+}
+
+#[test]
+fn voter_wiped() {
+    missed_by(Line::new(ANY), Mutant::VoterWiped, "voters_untouched");
+}
+
+#[test]
+fn stray_primary_tolerated() {
+    missed_by(Line::new(OUTSIDE_HAND), Mutant::StrayPrimaryTolerated, "no_write_without_lease");
+}
+
+#[test]
+fn old_epoch_tolerated() {
+    missed_by(Line::new(ANY), Mutant::OldEpochTolerated, "one_writer");
+}
+
+#[test]
+fn failed_opening_kept() {
+    let scope = Scope { down: false, renumber: false, ..OPENINGS };
+    missed_by(Line::new(scope), Mutant::FailedOpeningKept, "no_dead_end");
+}
+
+#[test]
+fn report_before_seal() {
+    missed_by(Line::new(FROZEN), Mutant::ReportBeforeSeal, "nothing_acknowledged_lost");
+}
+
+#[test]
+fn record_not_read() {
+    missed_by(Line::new(ANY), Mutant::RecordNotRead, "order_law");
+}
+
+#[test]
+fn gate_ignored() {
+    missed_by(Line::new(ANY), Mutant::GateIgnored, "kept_by_voters");
+}
+
+#[test]
+fn lease_kept() {
+    let scope = Scope { faults: 3, epochs: 2, late: true, in_flight: true, ..ONE_COMMIT };
+    missed_by(Line::new(scope), Mutant::LeaseKept, "one_writer");
+}
