@@ -147,7 +147,11 @@ fn one(cluster: &mut Option<Cluster>, scenario: &Scenario, options: &Options) ->
         Err(broken) => {
             if interrupt::check().is_ok() {
                 eprintln!("\n=== {}: {broken}", scenario.name);
-                match failure::keep(present, &scenario.name) {
+                let kept = failure::keep(present, &scenario.name).and_then(|place| {
+                    fs::write(place.join("client.txt"), &broken.client)?;
+                    Ok(place)
+                });
+                match kept {
                     Ok(place) => eprintln!("=== everything is in {}\n", place.display()),
                     Err(error) => eprintln!("=== {error:#}\n"),
                 }

@@ -84,6 +84,8 @@ pub(crate) struct Observer {
     pub(crate) outside_hand: bool,
     /// A person would have to decide how it goes on: nothing is promised about when.
     pub(crate) excused: bool,
+    /// A script came to its end.
+    pub(crate) played: bool,
     reasons: BTreeMap<usize, String>,
     pub(crate) causes: BTreeMap<&'static str, u64>,
 }

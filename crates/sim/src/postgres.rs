@@ -135,7 +135,10 @@ impl World {
         self.note(machine, || "postgres started".to_owned());
         self.check_directory_is_whole(machine);
         if !never_ready {
-            let at = self.now + self.random.span_ms(50, 600);
+            // Crash recovery takes what it takes.
+            let slow = self.random.chance(self.weather.slow_start);
+            let takes = if slow { self.random.span_ms(600, 18_000) } else { self.random.span_ms(50, 600) };
+            let at = self.now + takes;
             self.queue.push(at, Event::Server { machine, life, what: ServerEvent::Started });
         }
         Ok(life)

@@ -62,6 +62,8 @@ pub struct Report {
     pub primary_again_ms: u64,
     pub standbys_again_ms: u64,
     pub events: u64,
+    /// Whether the script, if there is one, found all that it waits for.
+    pub played: bool,
     /// Empty unless it was asked for.
     pub trace: String,
 }
@@ -94,6 +96,7 @@ pub(crate) fn report(seed: u64, mut world: World) -> Report {
         primary_again_ms: world.observer.primary_again_ms,
         standbys_again_ms: world.observer.standbys_again_ms,
         events: world.events,
+        played: world.observer.played,
         trace: world.trace.take(),
         violation: world.observer.violation,
     }
@@ -155,6 +158,7 @@ fn weather(random: &mut Random) -> Weather {
         slow_walsender: some(&[0.001, 0.02]),
         promotion_hangs: some(&[0.05, 0.2]),
         wal_removed: some(&[0.3, 1.0]),
+        slow_start: some(&[0.05, 0.3]),
         job_failures: some(&[0.002, 0.02]),
     }
 }

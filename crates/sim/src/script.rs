@@ -42,6 +42,8 @@ pub enum Script {
     GrantHeldUp,
     /// A grant that came too late is given back, and that is written down late.
     EndHeldUp,
+    /// Changes of the sync set arrive late, and again.
+    ChangesComeLate,
     /// A member dies in the middle of a rewind.
     KilledInRewind,
     /// A member dies between promising whom to follow and telling PostgreSQL.
@@ -64,6 +66,7 @@ impl Script {
         Script::VoterRestored,
         Script::GrantHeldUp,
         Script::EndHeldUp,
+        Script::ChangesComeLate,
         Script::KilledInRewind,
         Script::KilledBeforeTelling,
         Script::LongCut,
@@ -103,10 +106,12 @@ impl Script {
             Script::VoterRestored => world.voter_restored(primary),
             Script::GrantHeldUp => world.grant_held_up(primary),
             Script::EndHeldUp => world.end_held_up(primary),
+            Script::ChangesComeLate => world.changes_come_late(primary),
             Script::KilledInRewind => world.killed_in_rewind(primary),
             Script::KilledBeforeTelling => world.killed_before_telling(primary),
             Script::LongCut => world.long_cut(primary),
         };
+        world.observer.played = played.is_some();
         if played.is_none() {
             world.note(primary, || "the script was not played to its end".to_owned());
         }

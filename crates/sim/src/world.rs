@@ -30,6 +30,7 @@ pub(crate) struct Setup {
 /// Troubles that are not events: how likely each is whenever it could happen.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Weather {
+    pub(crate) slow_start: f64,
     pub(crate) slow_checkpointer: f64,
     pub(crate) slow_walsender: f64,
     pub(crate) promotion_hangs: f64,

@@ -19,6 +19,8 @@ use crate::vocabulary::{Epoch, MemberId};
 const UNTOLD_PATIENCE: Duration = Duration::from_secs(2);
 /// A follower that does not stream for so long, from a primary that works, has lost its way.
 const STUCK_PATIENCE: Duration = Duration::from_secs(60);
+/// Crash recovery reads the WAL since the last checkpoint.
+const START_PATIENCE: Duration = Duration::from_secs(600);
 /// One that needs WAL that the primary no longer has need not wait so long.
 const WAL_GONE_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -99,8 +101,11 @@ fn not_streaming(view: &View, stuck: Duration, member: &MemberId, epoch: Epoch) 
         return wait_for_source(member);
     };
     let wait = Verdict::wait(Reason::NotStreaming { member: member.clone(), seconds: stuck.as_secs() });
-    let replayed = view.running().map(|running| running.replayed);
-    let wal_gone = primary.wal_kept_from.zip(replayed).is_some_and(|(kept, needed)| needed < kept);
+    // A server that is still recovering has not said what it needs, and may take minutes.
+    let Some(running) = view.running().filter(|running| running.ready || stuck >= START_PATIENCE) else {
+        return wait;
+    };
+    let wal_gone = running.ready && primary.wal_kept_from.is_some_and(|kept| running.replayed < kept);
     let why = if wal_gone && stuck >= WAL_GONE_PATIENCE {
         "it no longer has the WAL that is needed here"
     } else if stuck >= STUCK_PATIENCE {

@@ -10,7 +10,7 @@ use crate::mutant::{Mutant, mutated};
 use crate::record::{EndCause, Phase};
 use crate::sync::Voter;
 use crate::view::View;
-use crate::vocabulary::{Epoch, Now};
+use crate::vocabulary::{Epoch, Lsn, Now};
 
 /// Crashes older than this are forgotten.
 const CRASH_WINDOW: Duration = Duration::from_secs(300);
@@ -38,6 +38,9 @@ pub struct Memory {
     /// The epoch whose primary the server was told to stream from, by this process and since it last streamed.
     #[serde(default)]
     pub told_to_follow: Option<Epoch>,
+    /// How far the local standby had replayed when it was last looked at.
+    #[serde(default)]
+    pub replayed: Option<Lsn>,
     /// The switchover that was asked for, and since when it is seen.
     pub switchover_since: Option<(u64, Now)>,
     /// Whether this process has seen its server opened under this epoch; a server that died before was not its doing.
@@ -122,11 +125,15 @@ impl Memory {
         if streams {
             self.told_to_follow = None;
         }
+        // What is here already is replayed before anything is asked of the primary.
+        let replayed = view.running().filter(|running| running.ready).map(|running| running.replayed);
+        let moved = replayed.is_some() && self.replayed.is_some() && replayed > self.replayed;
+        self.replayed = replayed;
         // While the primary is away nobody can stream; a copy of everything is no answer to a cut that has just healed.
         let source = view.upstream.as_ref().and_then(|up| follow::ready_source(view, &up.member, up.epoch));
         if !follows || streams || source.is_none() && !mutated(Mutant::CutCountsAsStuck) {
             self.not_streaming_since = None;
-        } else if self.not_streaming_since.is_none_or(|(since_epoch, _)| since_epoch != epoch) {
+        } else if self.not_streaming_since.is_none_or(|(since_epoch, _)| since_epoch != epoch) || moved {
             self.not_streaming_since = Some((epoch, view.now));
         }
     }

@@ -14,7 +14,7 @@ use crate::fencing::Watch;
 use crate::files::Site;
 use crate::pgbench::Pgbench;
 use crate::process::Kind;
-use crate::{clock, fault, heal, interrupt, journal, sql};
+use crate::{clock, failure, fault, heal, interrupt, journal, sql};
 
 /// Before the first event the client must have been writing for so long without a pause.
 const BASELINE: Duration = Duration::from_secs(1);
@@ -31,6 +31,8 @@ pub struct Broken {
     pub path: String,
     pub line: usize,
     pub error: anyhow::Error,
+    /// What the client saw until then.
+    pub client: String,
 }
 
 impl fmt::Display for Broken {
@@ -74,10 +76,17 @@ pub struct Player<'a> {
 pub fn play(cluster: &mut Cluster, scenario: &Scenario, slack: f64) -> Result<Vec<String>, Broken> {
     let mut figures = Vec::new();
     for _ in 0..scenario.repeat {
-        let broken = |line: usize, error: anyhow::Error| Broken { path: scenario.path.clone(), line, error };
-        let mut player = Player::new(cluster, slack).map_err(|error| broken(0, error))?;
+        let broken = |line: usize, error: anyhow::Error, client: String| Broken {
+            path: scenario.path.clone(),
+            line,
+            error,
+            client,
+        };
+        let mut player = Player::new(cluster, slack).map_err(|error| broken(0, error, String::new()))?;
         for step in &scenario.steps {
-            player.act(&step.action).map_err(|error| broken(step.line, error))?;
+            player
+                .act(&step.action)
+                .map_err(|error| broken(step.line, error, failure::history(&player.client)))?;
         }
         figures.append(&mut player.figures);
     }

@@ -67,8 +67,10 @@ async fn a_failed_clone_leaves_the_mark_and_names_the_reason_without_the_passwor
         let error = clone(&standby.tools, &standby.layout, options, &sender).await.unwrap_err();
         let DirectoryState::HalfChanged(mark) = standby.inspect().await else { panic!("no mark") };
         assert_eq!((mark.operation, mark.source), (Operation::Clone, Some(primary.id.clone())));
-        let CloneError::Tool { source, .. } = error else { panic!("{error}") };
-        source.to_string()
+        match error {
+            CloneError::Tool { source, .. } | CloneError::Unreachable { source, .. } => source.to_string(),
+            other => panic!("{other}"),
+        }
     };
     // Nobody made the slot.
     let message = attempt(&options).await;
@@ -83,17 +85,14 @@ async fn a_failed_clone_leaves_the_mark_and_names_the_reason_without_the_passwor
     // The certificate is for m1: another member's name must not do.
     options.upstream.member = standby.id.clone();
     let name_error = clone(&standby.tools, &standby.layout, &options, &sender).await.unwrap_err();
-    let CloneError::Tool { source, .. } = name_error else { panic!("{name_error}") };
+    let CloneError::Unreachable { source, .. } = name_error else { panic!("{name_error}") };
     assert!(source.to_string().contains("does not match host name"), "{source}");
 
     options.upstream.member = primary.id.clone();
     options.system_identifier += 1;
     let other = clone(&standby.tools, &standby.layout, &options, &sender).await.unwrap_err();
-    assert!(matches!(other, CloneError::Directory(_)), "{other}");
-    assert!(
-        matches!(standby.inspect().await, DirectoryState::HalfChanged(_)),
-        "another cluster's data is not started"
-    );
+    assert!(matches!(other, CloneError::OtherSystem { .. }), "{other}");
+    assert!(matches!(standby.inspect().await, DirectoryState::HalfChanged(_)));
 
     options.system_identifier -= 1;
     clone(&standby.tools, &standby.layout, &options, &sender).await.unwrap();
@@ -125,6 +124,26 @@ async fn a_clone_whose_source_stops_answering_is_given_up_and_one_whose_source_d
     options.stall_timeout = LONG;
     let (sender, _receiver) = watch::channel(Progress::default());
     let result = clone(&standby.tools, &standby.layout, &options, &sender).await;
-    assert!(matches!(result, Err(CloneError::Tool { .. })));
+    assert!(matches!(result, Err(CloneError::Unreachable { .. })));
     assert!(matches!(standby.inspect().await, DirectoryState::HalfChanged(_)));
+}
+
+#[tokio::test]
+async fn nothing_is_removed_for_a_source_that_cannot_be_had() {
+    let world = World::new();
+    let mut primary = world.primary("m1").await;
+    let mut standby = world.primary("m2").await;
+    standby.stop().await;
+    let before = standby.inspect().await;
+    assert!(matches!(before, DirectoryState::Valid { .. }));
+    let mut options = standby.clone_options(&primary).await;
+    let (sender, _receiver) = watch::channel(Progress::default());
+    options.system_identifier += 1;
+    let error = clone(&standby.tools, &standby.layout, &options, &sender).await.unwrap_err();
+    assert!(matches!(error, CloneError::OtherSystem { .. }), "{error}");
+    assert_eq!(standby.inspect().await, before);
+    primary.stop().await;
+    let error = clone(&standby.tools, &standby.layout, &options, &sender).await.unwrap_err();
+    assert!(matches!(error, CloneError::Unreachable { .. }), "{error}");
+    assert_eq!(standby.inspect().await, before);
 }

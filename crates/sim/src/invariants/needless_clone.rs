@@ -14,7 +14,9 @@ impl World {
         let contents = (&place.data.content, &self.machines[source].data.content);
         let (Some(ours), Some(theirs)) = contents else { return };
         let serves = self.machines[source].live_server().is_some_and(|live| live.stage == Stage::Primary);
-        let whole = place.files.mark.is_none() && !ours.garbage && serves;
+        // One that hangs in the middle of a promotion by hand is lost to every cheaper way.
+        let hangs = place.server.as_ref().is_some_and(|server| server.stage == Stage::Promoting);
+        let whole = !hangs && place.files.mark.is_none() && !ours.garbage && serves;
         let follows = self.wal.is_prefix(ours.written, theirs.durable);
         if whole && follows && self.wal.end(ours.durable) >= theirs.kept_from {
             self.violated("needless_clone", || {

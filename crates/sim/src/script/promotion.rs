@@ -1,6 +1,7 @@
 //! What the proof before a promotion, and the record of it, are for.
 
 use mainstay_core::action::Job;
+use mainstay_core::record::Command;
 
 use super::reached;
 use crate::event::ServerEvent;
@@ -59,6 +60,19 @@ impl World {
         reached(self.run_to(2 * SECOND, |world| world.machines[sealed].server.is_none()))?;
         self.run_for(20 * MS);
         self.fault(Fault::Continue { machine: holder, process: Process::Guard });
+        self.run_for(5 * SECOND);
+        Some(())
+    }
+
+    /// The changes of the sync set, from the first on, arrive once more, one close behind the other.
+    pub(super) fn changes_come_late(&mut self, primary: usize) -> Option<()> {
+        let changes =
+            self.observer.proposals.iter().filter(|command| matches!(command, Command::SetSync { .. }));
+        let changes: Vec<Command> = changes.cloned().collect();
+        reached(self.machines[primary].member.is_some())?;
+        for late in &changes {
+            self.propose(primary, late);
+        }
         self.run_for(5 * SECOND);
         Some(())
     }

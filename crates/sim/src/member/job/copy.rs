@@ -64,11 +64,13 @@ impl World {
         match step {
             // Nothing is touched before the source was reached.
             0 if self.source(machine, member).is_none() => Next::Fail(format!("{member} cannot be reached")),
-            0 => self.end_server(machine, lane),
-            1 => {
-                self.check_clone_is_needed(machine, member);
-                self.mark(machine, "clone")
+            0 => {
+                if self.waited(machine, lane) == 0 {
+                    self.check_clone_is_needed(machine, member);
+                }
+                self.end_server(machine, lane)
             }
+            1 => self.mark(machine, "clone"),
             2 => {
                 let next = self.write(machine, |files| (files.upstream, files.conninfo) = (None, None));
                 if matches!(next, Next::Go(_)) {
