@@ -22,11 +22,14 @@ use crate::door::Door;
 use crate::hardening;
 use crate::journal::Journal;
 use crate::lease::Lease;
+use crate::postmaster_file::live_postmaster;
 use crate::protocol::{Cause, LOCK_NAME, PID_NAME, SOCKET_NAME};
 use crate::server::Server;
 
 /// How long PostgreSQL may take for a fast shutdown when the guard itself is told to go by SIGTERM or SIGINT.
 const STOP_ON_SIGNAL_NS: u64 = 10 * 1_000_000_000;
+/// How often an empty guard looks whether somebody else has started a server.
+const INTRUDER_CHECK_NS: u64 = 250_000_000;
 /// How often an empty guard looks whether its directory is still there.
 const DIRECTORY_CHECK_NS: u64 = 1_000_000_000;
 
@@ -101,6 +104,7 @@ pub(crate) struct Guard {
     /// Since when no member has been connected.
     alone_since_ns: Option<u64>,
     directory_checked_ns: u64,
+    intruder_checked_ns: u64,
 }
 
 impl Guard {
@@ -141,6 +145,7 @@ impl Guard {
             timer,
             alone_since_ns: Some(now_ns),
             directory_checked_ns: now_ns,
+            intruder_checked_ns: now_ns,
         };
         guard.announce();
         // What an earlier guard left is ended first. It is not waited for: a process may hang on a device for long.
@@ -166,6 +171,7 @@ impl Guard {
             self.check_deadline();
             self.receive_signals();
             self.watch_server();
+            self.end_intruder();
             self.door.accept(boottime_ns());
             for (connection, line) in self.door.receive() {
                 self.check_deadline();
@@ -207,6 +213,23 @@ impl Guard {
         }
     }
 
+    /// A server that somebody else has started in the directory writes without a lease.
+    fn end_intruder(&mut self) {
+        let now_ns = boottime_ns();
+        if !self.server.is_empty() || now_ns - self.intruder_checked_ns < INTRUDER_CHECK_NS {
+            return;
+        }
+        self.intruder_checked_ns = now_ns;
+        match live_postmaster(&self.options.data_directory) {
+            Ok(None) => {}
+            Ok(Some(pid)) => {
+                self.journal.warn(format!("postmaster {pid} was started by somebody else: ending it"));
+                self.end(Cause::Leftovers);
+            }
+            Err(error) => self.journal.warn(format!("cannot look for a foreign postmaster: {error}")),
+        }
+    }
+
     fn is_over(&mut self) -> bool {
         let now_ns = boottime_ns();
         if self.door.member_count() > 0 {
@@ -242,7 +265,8 @@ impl Guard {
     fn wake_at_ns(&self) -> Option<u64> {
         let idle = self.alone_since_ns.map(|since| since.saturating_add(self.idle_quit_ns()));
         let directory = Some(self.directory_checked_ns + DIRECTORY_CHECK_NS);
-        let when_empty = if self.server.is_empty() { [idle, directory] } else { [None, None] };
+        let intruder = Some(self.intruder_checked_ns + INTRUDER_CHECK_NS);
+        let when_empty = if self.server.is_empty() { [idle, directory, intruder] } else { [None; 3] };
         let always = [self.lease.wake_at_ns(), self.server.wake_at_ns(), self.door.wake_at_ns()];
         always.into_iter().chain(when_empty).flatten().min()
     }

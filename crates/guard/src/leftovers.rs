@@ -50,6 +50,14 @@ pub fn leftovers(data_directory: &Path) -> io::Result<Vec<Pid>> {
     Ok(found)
 }
 
+/// Whether `pid` is such a process.
+pub(crate) fn is_server_of(pid: Pid, data_directory: &Path) -> io::Result<bool> {
+    match place_of(data_directory)? {
+        Some(place) => is_server_in(pid, place),
+        None => Ok(false),
+    }
+}
+
 /// Kills what a dead guard left, and returns when nothing is left: how many processes it killed. It holds the guard's
 /// lock meanwhile, so that no new guard starts a server under its hands. It blocks up to `timeout`.
 ///

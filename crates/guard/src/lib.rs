@@ -26,13 +26,13 @@ mod launch;
 mod lease;
 mod leftovers;
 mod pidfd;
+mod postmaster_file;
 mod process;
 mod promotion;
 mod protocol;
 mod requests;
 mod server;
 mod spawn;
-mod zombie;
 
 pub use client::armer::Armer;
 pub use client::{Child, ClientError, GuardClient, GuardEvent, SpawnGuard};

@@ -221,6 +221,8 @@ fn newest(statuses: Vec<Status>) -> Option<Status> {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if self.keep {
+            self.network.keep();
+            self.disks.values_mut().for_each(Disk::keep);
             eprintln!("kept: {}; take it down with: mainstay-lab clean", self.base.display());
             return;
         }

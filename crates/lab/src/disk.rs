@@ -28,6 +28,7 @@ pub fn possible() -> Result<()> {
 pub struct Disk {
     image: PathBuf,
     mount: PathBuf,
+    kept: bool,
 }
 
 impl Disk {
@@ -39,13 +40,18 @@ impl Disk {
         // Sparse: it takes what is written to it.
         file.set_len(u64::from(mib) << 20).with_context(|| format!("cannot size {shown}"))?;
         run("mkfs.xfs", &["-q", "-f", &shown])?;
-        let disk = Disk { image: image.to_owned(), mount: mount.to_owned() };
+        let disk = Disk { image: image.to_owned(), mount: mount.to_owned(), kept: false };
         run("mount", &["-o", "loop", &shown, &disk.mount.display().to_string()])?;
         Ok(disk)
     }
 
     pub fn mount(&self) -> &Path {
         &self.mount
+    }
+
+    /// From now on it outlives this value.
+    pub fn keep(&mut self) {
+        self.kept = true;
     }
 
     /// Every write waits from now on, and processes that write can no longer be killed.
@@ -84,8 +90,10 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        unmount(&self.mount);
-        let _ = fs::remove_file(&self.image);
+        if !self.kept {
+            unmount(&self.mount);
+            let _ = fs::remove_file(&self.image);
+        }
     }
 }
 

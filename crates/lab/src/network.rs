@@ -66,12 +66,13 @@ pub fn possible() -> Result<()> {
 pub struct Network {
     index: Index,
     members: u8,
+    kept: bool,
 }
 
 impl Network {
     pub fn create(index: Index, members: u8) -> Result<Network> {
         // From here on a failure takes down what there is.
-        let network = Network { index, members };
+        let network = Network { index, members, kept: false };
         let bridge = index.bridge();
         let mut outside = format!(
             "link add {bridge} type bridge\naddr add {}/24 dev {bridge}\nlink set {bridge} up\n",
@@ -96,6 +97,11 @@ impl Network {
 
     pub fn index(&self) -> Index {
         self.index
+    }
+
+    /// From now on it outlives this value: processes in a namespace without a name could not be found again.
+    pub fn keep(&mut self) {
+        self.kept = true;
     }
 
     /// The member's own end sees its link go down.
@@ -128,7 +134,9 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
-        remove(self.index, self.members);
+        if !self.kept {
+            remove(self.index, self.members);
+        }
     }
 }
 

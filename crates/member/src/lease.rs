@@ -32,8 +32,17 @@ const QUESTION_INTERVAL: Duration = Duration::from_millis(50);
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Question {
-    Renew { epoch: Epoch },
-    RunOut { epoch: Epoch },
+    Renew {
+        epoch: Epoch,
+    },
+    /// Has it run out for now? A renewal is answered still.
+    Expired {
+        epoch: Epoch,
+    },
+    /// Has it run out for good?
+    RunOut {
+        epoch: Epoch,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]

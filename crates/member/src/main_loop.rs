@@ -38,6 +38,8 @@ const TICK: Duration = Duration::from_millis(100);
 const GOSSIP_INTERVAL: Duration = Duration::from_millis(250);
 /// The directory is looked at after each piece of work, and this often.
 const DIRECTORY_INTERVAL: Duration = Duration::from_secs(30);
+/// One that is left alone may just be in somebody's hands.
+const FOREIGN_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Whatever can wake the loop, beside its watched facts.
 pub(crate) enum Event {
@@ -262,7 +264,9 @@ impl MainLoop {
         }
         self.create_cluster();
         self.tell(&view, &decision);
-        if view.now.since(self.under_way.directory_at) > DIRECTORY_INTERVAL {
+        let foreign = matches!(self.facts.directory, Directory::Foreign { .. });
+        let interval = if foreign { FOREIGN_INTERVAL } else { DIRECTORY_INTERVAL };
+        if view.now.since(self.under_way.directory_at) > interval {
             self.look_at_directory();
         }
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use mainstay_core::action::Job;
 use mainstay_core::decide::Decision;
+use mainstay_core::reason::Reason;
 use mainstay_core::record::{Kind, Phase};
 use mainstay_core::view::{MemberState, PEER_FRESH, PeerServer, Server, View};
 use mainstay_core::{Lsn, MemberId, Now};
@@ -61,13 +62,20 @@ pub(crate) fn card(
         timeline,
         inserted: primary.map(|primary| primary.inserted),
         gate_open: view.gate_open,
-        reason: decision.reasons.first().map(ToString::to_string).unwrap_or_default(),
+        reason: reason(view, decision),
         warnings,
         lease_remaining_ms: view
             .lease
             .filter(|_| view.holds_lease())
             .map(|lease| u64::try_from(view.now.until(lease.deadline).as_millis()).unwrap_or(u64::MAX)),
     }
+}
+
+/// The first table says what a member is; of a primary that lets nobody in, the last one says why.
+fn reason(view: &View, decision: &Decision) -> String {
+    let shut = matches!(decision.reasons.first(), Some(Reason::Primary { .. })) && !view.gate_open;
+    let reason = if shut { decision.reasons.last() } else { decision.reasons.first() };
+    reason.map(ToString::to_string).unwrap_or_default()
 }
 
 /// Somebody should know that commits may have been acknowledged with less than was promised.
@@ -177,10 +185,10 @@ fn no_majority(facts: &Facts, view: &View) -> Option<String> {
     }
     let names =
         |members: &[&MemberId]| members.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(" and ");
+    let heard_words = if heard.is_empty() { "none".to_owned() } else { format!("only {}", names(&heard)) };
     Some(format!(
-        "of the {} voters only {} is heard, not {}: nothing can be decided until a majority is back",
+        "{heard_words} of {} voters is heard, not {}: nothing can be decided until a majority is back",
         heard.len() + silent.len(),
-        names(&heard),
         names(&silent)
     ))
 }
@@ -210,6 +218,7 @@ fn member(
         name: name.clone(),
         kind: row.kind,
         role,
+        votes: view.record.voters().any(|voter| voter == name),
         address: row.address,
         http: Some(row.http),
         epoch: known.map(|(_, state, _)| state.epoch).filter(|epoch| epoch.0 > 0),

@@ -84,6 +84,8 @@ pub struct MemberStatus {
     pub name: MemberId,
     pub kind: Kind,
     pub role: Role,
+    /// Whether it votes in the store and for the lease.
+    pub votes: bool,
     /// Where the other members reach it.
     pub address: SocketAddr,
     /// Read-only HTTP.

@@ -385,3 +385,6 @@ impl Hasher for Plain {
         self.0 = low;
     }
 }
+
+#[cfg(test)]
+mod tests;

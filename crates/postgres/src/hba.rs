@@ -15,10 +15,8 @@ pub const DEFAULT_APPLICATION_LINE: &str = "host all all all scram-sha-256";
 /// Why a file was not written.
 #[derive(Debug, thiserror::Error)]
 pub enum HbaError {
-    #[error(
-        "pg_hba line {line:?} is refused: it must be one line that begins with local, host, hostssl or hostnossl"
-    )]
-    Line { line: String },
+    #[error("{0}")]
+    Line(String),
     #[error(transparent)]
     File(#[from] FileError),
 }
@@ -32,8 +30,8 @@ pub enum Gate {
 
 /// Renders `pg_hba.conf`. `application_lines` come last, in their order; none means [`DEFAULT_APPLICATION_LINE`].
 pub fn render_hba(gate: Gate, application_lines: &[String]) -> Result<String, HbaError> {
-    if let Some(line) = application_lines.iter().find(|line| !is_application_line(line)) {
-        return Err(HbaError::Line { line: line.clone() });
+    for line in application_lines {
+        check_line(line).map_err(HbaError::Line)?;
     }
     let mut text = format!(
         "# Written by Mainstay: edits are lost.\n\
@@ -91,13 +89,52 @@ pub fn write_ident(layout: &Layout) -> Result<bool, HbaError> {
     Ok(durable::write(&layout.ident_file(), text.as_bytes(), layout.configuration_access())?)
 }
 
-/// PostgreSQL itself judges the rest; a server does not start with, nor reload, a line that it cannot read.
-fn is_application_line(line: &str) -> bool {
-    let first = line.split_whitespace().next().unwrap_or_default();
-    let known = ["local", "host", "hostssl", "hostnossl", "hostgssenc", "hostnogssenc"];
-    known.contains(&first)
-        && !line.chars().any(|c| c.is_control() && c != '\t')
-        && !line.trim_end().ends_with('\\')
+const METHODS: &[&str] = &[
+    "trust",
+    "reject",
+    "scram-sha-256",
+    "md5",
+    "password",
+    "gss",
+    "sspi",
+    "ident",
+    "peer",
+    "pam",
+    "ldap",
+    "radius",
+    "cert",
+];
+
+/// Whether PostgreSQL can read the line; if not, why, in one line. It reads no file that has a single bad one: nobody would
+/// be let in.
+///
+/// The format is that of the PostgreSQL manual's chapter "The pg_hba.conf File", without includes.
+pub fn check_line(line: &str) -> Result<(), String> {
+    let refused = |why: &str| Err(format!("pg_hba line {line:?} is refused: {why}"));
+    if line.chars().any(|c| c.is_control() && c != '\t') || line.trim_end().ends_with('\\') {
+        return refused("it must be one line");
+    }
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let address_words = match words.first() {
+        Some(&"local") => 0,
+        Some(&("host" | "hostssl" | "hostnossl" | "hostgssenc" | "hostnogssenc")) => {
+            let has_mask = words.get(3).is_some_and(|address| address.parse::<std::net::IpAddr>().is_ok());
+            1 + usize::from(has_mask)
+        }
+        _ => return refused("it must begin with local, host, hostssl or hostnossl"),
+    };
+    // A quoted name may hold spaces; then the words cannot be counted like this.
+    if line.contains('"') {
+        return Ok(());
+    }
+    match words.get(3 + address_words) {
+        Some(method) if METHODS.contains(method) => Ok(()),
+        Some(method) => {
+            refused(&format!("{method:?} is no method; use scram-sha-256, or one of PostgreSQL's others"))
+        }
+        None if address_words == 0 => refused("it must say: local DATABASE USER METHOD"),
+        None => refused("it must say: host DATABASE USER ADDRESS METHOD"),
+    }
 }
 
 #[cfg(test)]

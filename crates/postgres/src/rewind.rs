@@ -85,16 +85,11 @@ pub async fn rewind(
     progress: &watch::Sender<Progress>,
 ) -> Result<Rewound, RewindError> {
     let end = wal_end(tools, layout, None, options.stall_timeout).await?;
-    let abandoned = abandoned_wal(tools, layout, options, end).await?;
-    let mut diverged_commits = 0;
-    for wal in &abandoned {
-        diverged_commits += diverged::count_commits(tools, layout, *wal, options.stall_timeout).await?;
-    }
+    let (common, fork) = (options.common_timeline, options.fork);
+    let abandoned = abandoned_wal(tools, layout, (common, fork), end).await?;
+    let diverged_commits = count(tools, layout, &abandoned, options.stall_timeout).await?;
     let change = Change::begin(tools, layout, Operation::Rewind, Some(&options.upstream.member)).await?;
     let kept_wal = keep(layout, abandoned).await;
-    if let Err(problem) = &kept_wal {
-        tracing::warn!(problem, "the abandoned WAL was not kept");
-    }
     let files = layout.clone();
     blocking(move || write_recovery_configuration(&files)).await?;
     let signal = layout.data().join("standby.signal");
@@ -110,6 +105,42 @@ pub async fn rewind(
     let moved_bytes = progress.borrow().done_bytes;
     let incarnation = change.complete(Some(options.system_identifier)).await?;
     Ok(Rewound { incarnation, moved_bytes, diverged_commits, kept_wal })
+}
+
+/// WAL that the lineage has left, and that a clone is about to remove.
+#[derive(Clone, Debug)]
+pub struct Abandoned {
+    /// Transactions that had committed here only, acknowledged or not.
+    pub commits: u64,
+    /// Where it was kept, and why not, if it was not; `None`: there was none.
+    pub kept_wal: Result<Option<PathBuf>, String>,
+}
+
+/// Counts and keeps what the directory holds beyond `fork`, where its WAL left the lineage on the timeline `common`.
+/// PostgreSQL must be down here.
+pub async fn keep_abandoned(
+    tools: &Tools,
+    layout: &Layout,
+    (common, fork): (Timeline, Lsn),
+    timeout: Duration,
+) -> Result<Abandoned, RewindError> {
+    let end = wal_end(tools, layout, None, timeout).await?;
+    let abandoned = abandoned_wal(tools, layout, (common, fork), end).await?;
+    let commits = count(tools, layout, &abandoned, timeout).await?;
+    Ok(Abandoned { commits, kept_wal: keep(layout, abandoned).await })
+}
+
+async fn count(
+    tools: &Tools,
+    layout: &Layout,
+    abandoned: &[DivergedWal],
+    timeout: Duration,
+) -> Result<u64, RewindError> {
+    let mut commits = 0;
+    for wal in abandoned {
+        commits += diverged::count_commits(tools, layout, *wal, timeout).await?;
+    }
+    Ok(commits)
 }
 
 fn rewind_command(tools: &Tools, layout: &Layout, options: &RewindOptions) -> tokio::process::Command {
@@ -138,17 +169,15 @@ fn write_recovery_configuration(layout: &Layout) -> Result<(), FileError> {
 async fn abandoned_wal(
     tools: &Tools,
     layout: &Layout,
-    options: &RewindOptions,
+    (common_timeline, left_at): (Timeline, Lsn),
     end: WalEnd,
 ) -> Result<Vec<DivergedWal>, RewindError> {
     let segment_bytes = control::read(tools, layout).await?.wal_segment_bytes;
     let pg_wal = layout.pg_wal();
     let history = blocking(move || history::read(&pg_wal, end.timeline)).await.unwrap_or_default();
     let mut abandoned = Vec::new();
-    for (index, fork) in
-        history.iter().enumerate().filter(|(_, fork)| fork.timeline >= options.common_timeline)
-    {
-        let from = fork.begin.max(options.fork);
+    for (index, fork) in history.iter().enumerate().filter(|(_, fork)| fork.timeline >= common_timeline) {
+        let from = fork.begin.max(left_at);
         let to = history.get(index + 1).map_or(end.end, |next| next.begin);
         if from < to {
             abandoned.push(DivergedWal { timeline: fork.timeline, from, to, segment_bytes });
@@ -170,6 +199,8 @@ async fn keep(layout: &Layout, abandoned: Vec<DivergedWal>) -> Result<Option<Pat
     .await;
     kept.map_err(|error| {
         let cause = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
-        format!("{error}{cause}")
+        let problem = format!("{error}{cause}");
+        tracing::warn!(problem, "the abandoned WAL was not kept");
+        problem
     })
 }

@@ -164,6 +164,9 @@ fn parse(arguments: &[String]) -> Result<Options, String> {
             other => return Err(format!("{other} is not known here")),
         }
     }
+    if options.config.mutations.iter().filter(|mutation| mutation.core().is_some()).count() > 1 {
+        return Err("the core has one mutation at a time; combine it with one of the shell's".to_owned());
+    }
     Ok(options)
 }
 

@@ -7,9 +7,9 @@ use super::{Life, Server};
 use crate::clock::boottime_ns;
 use crate::guard::Guard;
 use crate::pidfd::PidFd;
+use crate::postmaster_file::is_postmaster_zombie;
 use crate::process::{self, Process};
 use crate::protocol::{Cause, Event, Message, Pid};
-use crate::zombie::is_postmaster_zombie;
 
 /// The pauses between two blows while something is left: short at first, since most processes die within milliseconds,
 /// then long, since one that hangs on a device hangs for seconds.

@@ -99,22 +99,48 @@ pub(crate) fn bytes_words(bytes: u64) -> String {
 
 /// What a person wants to know: is it writable, and what if the primary's machine died now.
 fn outlook(status: &Status) -> String {
-    let Some(primary) = &status.primary else { return format!("Nobody can write: {}.", status.reason) };
+    let Some(primary) = &status.primary else { return format!("Nobody can write: {}.", why(status)) };
     if status.lease.as_ref().is_none_or(|lease| lease.remaining_ms.is_none()) {
-        return format!("Nobody can write: {}.", status.reason);
+        return format!("Nobody can write: {}.", why(status));
     }
     if !status.writable {
-        return format!("{primary} does not let applications in yet: {}.", status.reason);
+        return format!("{primary} does not let applications in yet: {}.", why(status));
     }
     let lease_s = status.lease.as_ref().map_or(0, |lease| lease.length_ms.div_ceil(1000));
-    let others = status.members.iter().filter(|row| row.sync && row.role == Role::Standby).count();
-    if others == 0 {
+    if !status.members.iter().any(|row| row.sync && row.role == Role::Standby) {
         return format!(
             "If {primary}'s machine died now, nobody could take over: no standby acknowledges commits."
+        );
+    }
+    let voters = status.members.iter().filter(|row| row.votes).count();
+    let left = status.members.iter().filter(|row| row.votes && is_heard(row) && row.name != *primary).count();
+    if left <= voters / 2 {
+        return format!(
+            "If {primary}'s machine died now, nobody could take over: {left} of {voters} voters would be left, no majority."
         );
     }
     format!(
         "If {primary}'s machine died now: {} lost, writes back in about {lease_s} s.",
         bytes_words(status.at_risk_bytes)
     )
+}
+
+fn is_heard(row: &MemberStatus) -> bool {
+    !matches!(row.role, Role::Unknown | Role::Stopped)
+}
+
+/// What keeps it from being written: in the words of the primary, else of a member that could become it.
+fn why(status: &Status) -> String {
+    let row = |name: &mainstay_core::MemberId| status.members.iter().find(|row| row.name == *name);
+    match status.primary.as_ref().and_then(row) {
+        Some(primary) if is_heard(primary) => primary.reason.clone().unwrap_or_else(|| status.reason.clone()),
+        Some(primary) if row(&status.member).is_some_and(|own| own.role == Role::Standby) => {
+            format!("{}, the primary, is not heard", primary.name)
+        }
+        _ if row(&status.member).is_some_and(|own| own.role == Role::Witness) => {
+            let data = status.members.iter().find(|row| is_heard(row) && row.role != Role::Witness);
+            data.and_then(|row| row.reason.clone()).unwrap_or_else(|| status.reason.clone())
+        }
+        _ => status.reason.clone(),
+    }
 }

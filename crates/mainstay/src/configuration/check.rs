@@ -143,6 +143,9 @@ fn postgresql(raw: &raw::Postgresql, base: &Path, directory: &Path) -> Checked<P
         return Err(Problem { span, message });
     }
     let default_hba = || vec!["host all all all scram-sha-256".to_owned()];
+    for line in raw.hba.iter().flatten() {
+        mainstay_postgres::hba::check_line(line.get_ref()).map_err(|message| at(line, message))?;
+    }
     let hba = raw.hba.as_ref().map(|lines| lines.iter().map(|line| line.get_ref().clone()).collect());
     let password_file = path(&raw.replication_password_file);
     Ok(Postgresql {

@@ -102,6 +102,16 @@ const BAD: &[(&str, &str, &str)] = &[
     ("max_connections = 50", "max_wal_senders = 2", "mainstay.toml:5: "),
     (
         "[postgresql]",
+        "[postgresql]\nhba = [\"host all all 10.0.0.0/8 scram\"]",
+        "mainstay.toml:5: pg_hba line \"host all all 10.0.0.0/8 scram\" is refused: \"scram\" is no method",
+    ),
+    (
+        "[postgresql]",
+        "[postgresql]\nhba = [\"host all all\"]",
+        "it must say: host DATABASE USER ADDRESS METHOD",
+    ),
+    (
+        "[postgresql]",
         "[bootstrap]\ndatabase = \"app\"\n[postgresql]",
         "bootstrap.database needs bootstrap.role",
     ),

@@ -190,9 +190,10 @@ async fn show(place: &Place, status: &Status, title: &str) -> Result<()> {
             checked.twice
         );
         let text = format!("{table}{writer_line}");
+        let flag = place.flag();
         if terminal {
             crate::output::part(&format!(
-                "\x1b[H\x1b[2J{title}\n\n{text}\n\n{LEGEND}\n\nIn another terminal: ./demo kill m1 · ./demo start m1 · ./demo switchover · ./demo explain · ./demo psql\nCtrl-C stops and removes everything.\n"
+                "\x1b[H\x1b[2J{title}\n\n{text}\n\n{LEGEND}\n\nIn another terminal: ./demo kill m1{flag} · ./demo start m1{flag} · ./demo switchover{flag} · ./demo explain{flag}\nCtrl-C stops and removes everything.\n"
             ));
         } else if table != last_text {
             println!("{text}");

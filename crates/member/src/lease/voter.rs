@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use mainstay_core::{Epoch, MemberId};
 use mainstay_net::{Detached, Link};
+use tokio::task::JoinSet;
 use tracing::{debug, error, info};
 
 use super::{QUESTION_INTERVAL, Question, Reply, Shared, ask};
@@ -32,25 +33,30 @@ fn answer(shared: &Shared, question: &[u8]) -> Vec<u8> {
     let mut inner = shared.borrow_mut();
     let reply = match question {
         Question::Renew { epoch } => Reply::Renewal(inner.grantor.renew(clock::now(), epoch)),
+        Question::Expired { epoch } => {
+            let grantor = &inner.grantor;
+            Reply::RunOut(grantor.says_run_out(epoch) || grantor.expired(clock::now()) == Some(epoch))
+        }
         Question::RunOut { epoch } => Reply::RunOut(inner.grantor.says_run_out(epoch)),
     };
     serde_json::to_vec(&reply).expect("a reply is representable in JSON")
 }
 
-/// Waits for the lease to run out here, makes that a promise, and then asks the other voters until the epoch has ended.
+/// Waits for the lease to run out here and, at the same time, at a majority of the voters; makes that a promise, and then
+/// asks the other voters until the epoch has ended.
 pub(super) async fn watch_run_out(shared: Shared, promises: Promises) {
     loop {
         let now = clock::now();
-        let (run_out, wake_at) = {
-            let mut inner = shared.borrow_mut();
-            (inner.grantor.run_out(now), inner.grantor.wake_at())
+        let (expired, wake_at) = {
+            let grantor = &shared.borrow().grantor;
+            (grantor.expired(now), grantor.wake_at())
         };
-        match run_out {
+        match expired {
             Some(epoch) => {
-                if promise(&shared, &promises, epoch).await {
+                if is_agreed(&shared, epoch).await && promise(&shared, &promises, epoch).await {
                     ask_the_others(&shared, epoch).await;
                 } else {
-                    tokio::time::sleep(LOOK_INTERVAL).await;
+                    tokio::time::sleep(QUESTION_INTERVAL).await;
                 }
             }
             None => {
@@ -61,9 +67,45 @@ pub(super) async fn watch_run_out(shared: Shared, promises: Promises) {
     }
 }
 
+/// Whether a majority of the voters finds that it has run out. A voter that is cut off alone goes on answering once it is
+/// not: what it promised for good would leave the holder without it for the rest of the epoch.
+async fn is_agreed(shared: &Shared, epoch: Epoch) -> bool {
+    let mut answers = JoinSet::new();
+    let (mut agreed, needed) = {
+        let inner = shared.borrow();
+        if inner.grantor.says_run_out(epoch) {
+            return true;
+        }
+        for (voter, link) in
+            inner.links.iter().filter(|(voter, _)| inner.record.voters().any(|id| id == *voter))
+        {
+            let (voter, link) = (voter.clone(), link.clone());
+            answers.spawn_local(async move {
+                let answer = ask(&link, Question::Expired { epoch }, QUESTION_INTERVAL * 4).await;
+                debug!(%voter, %epoch, ?answer, "asked whether the lease has run out");
+                matches!(answer, Some(Reply::RunOut(true)))
+            });
+        }
+        let votes = inner.record.voters().any(|voter| *voter == inner.me);
+        (usize::from(votes), inner.record.majority())
+    };
+    // The holder that does not answer is not waited for.
+    while agreed < needed {
+        match answers.join_next().await {
+            Some(answer) => agreed += usize::from(matches!(answer, Ok(true))),
+            None => return false,
+        }
+    }
+    true
+}
+
 async fn promise(shared: &Shared, promises: &Promises, epoch: Epoch) -> bool {
     if shared.borrow().grantor.says_run_out(epoch) {
         return true;
+    }
+    // From here on it is not answered; a renewal that came in meanwhile has won.
+    if shared.borrow_mut().grantor.run_out(clock::now()) != Some(epoch) {
+        return false;
     }
     let promises = promises.clone();
     match durably("the promise that a lease has run out", move || promises.say_run_out(epoch)).await {

@@ -1,5 +1,6 @@
 //! Coming back: undoing diverged WAL, or copying everything.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use mainstay_core::lineage;
@@ -19,6 +20,8 @@ use crate::machinery::{Machinery, WorkError, blocking, failed};
 const STALL_PATIENCE: Duration = Duration::from_secs(60);
 /// pg_rewind first brings a crashed directory to a clean end, in silence.
 const REWIND_PATIENCE: Duration = Duration::from_secs(900);
+/// What is only nice to have must not keep a member from coming back.
+const KEEP_PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) async fn clone(
     machinery: &Machinery,
@@ -37,6 +40,7 @@ pub(super) async fn clone(
         system_identifier,
         stall_timeout: STALL_PATIENCE,
     };
+    keep_what_is_removed(machinery).await;
     let (progress, _) = watch::channel(Progress::default());
     clone::clone(&machinery.tools, &machinery.layout, &options, &progress).await.map_err(failed)?;
     info!(bytes = progress.borrow().done_bytes, %member, "cloned");
@@ -65,15 +69,30 @@ pub(super) async fn rewind(
     let rewound =
         rewind::rewind(&machinery.tools, &machinery.layout, &options, &progress).await.map_err(failed)?;
     info!(bytes = rewound.moved_bytes, %member, "rewound");
-    if rewound.diverged_commits > 0 {
-        let kept = rewound.kept_wal.ok().flatten().map(|path| path.display().to_string());
-        warn!(
-            transactions = rewound.diverged_commits,
-            kept_wal = kept,
-            "committed here only, never acknowledged by enough voters: undone"
-        );
-    }
+    tell_of_undone(rewound.diverged_commits, rewound.kept_wal);
     Ok(Outcome::Done)
+}
+
+/// A clone removes what the directory holds. What of it the cluster does not have is kept, if it can still be read.
+async fn keep_what_is_removed(machinery: &Machinery) {
+    let kept = async {
+        let common = common_timeline(machinery).await?;
+        let place = (common.timeline, common.begin);
+        rewind::keep_abandoned(&machinery.tools, &machinery.layout, place, KEEP_PATIENCE)
+            .await
+            .map_err(failed)
+    };
+    match kept.await {
+        Ok(abandoned) => tell_of_undone(abandoned.commits, abandoned.kept_wal),
+        Err(error) => info!("no WAL of this directory is kept: {error}"),
+    }
+}
+
+fn tell_of_undone(transactions: u64, kept_wal: Result<Option<PathBuf>, String>) {
+    if transactions > 0 {
+        let kept_wal = kept_wal.ok().flatten().map(|path| path.display().to_string());
+        warn!(transactions, kept_wal, "committed here only, never acknowledged by enough voters: undone");
+    }
 }
 
 fn system_identifier(machinery: &Machinery) -> Result<u64, WorkError> {

@@ -70,14 +70,16 @@ impl Processes {
     /// Whether the proof finds that everything acts on `names`.
     pub(super) fn act_on(self, names: Set, proof: Proof) -> bool {
         let connection = self.postmaster == names;
+        if names.k == 0 {
+            // Whoever still waits for more is safe.
+            return connection;
+        }
         let moved = |(standby, own): (usize, &Option<u8>)| own.is_none_or(|k| k == read(names, standby));
         let walsenders = self.walsenders.iter().enumerate().all(moved);
-        // From names to none it does not matter who still waits for more.
-        let checkpointer = self.waits || names.k == 0;
         match proof {
             Proof::NewConnection => connection,
             Proof::WithoutCheckpointer => connection && walsenders,
-            Proof::Full | Proof::WithoutFlush => connection && walsenders && checkpointer,
+            Proof::Full | Proof::WithoutFlush => connection && walsenders && self.waits,
         }
     }
 

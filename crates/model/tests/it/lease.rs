@@ -3,7 +3,7 @@
 use mainstay_core::mutant::Mutant;
 use mainstay_model::lease::{Lease, Scope};
 
-use super::{holds, missed_by};
+use super::{caught, holds};
 
 /// The holder's clock is slow, those of the others fast: as bad as it gets for the first epoch.
 const EXTREME: Scope =
@@ -31,35 +31,35 @@ fn the_next_holder_may_have_the_slow_clock() {
 
 #[test]
 fn no_clock_margin() {
-    missed_by(Lease::new(EXTREME), Mutant::NoClockMargin, "lease_exclusive");
+    caught(Lease::new(EXTREME), Mutant::NoClockMargin, "lease_exclusive");
 }
 
 #[test]
 fn renewed_by_one() {
-    missed_by(Lease::new(EXTREME), Mutant::RenewedByOne, "lease_exclusive");
+    caught(Lease::new(EXTREME), Mutant::RenewedByOne, "lease_exclusive");
 }
 
 #[test]
 fn promise_not_persisted() {
-    missed_by(Lease::new(Scope { restarts: 1, ..EXTREME }), Mutant::PromiseNotPersisted, "lease_exclusive");
+    caught(Lease::new(Scope { restarts: 1, ..EXTREME }), Mutant::PromiseNotPersisted, "lease_exclusive");
 }
 
 #[test]
 fn grantor_answers_after_run_out() {
-    missed_by(Lease::new(EXTREME), Mutant::GrantorAnswersAfterRunOut, "lease_exclusive");
+    caught(Lease::new(EXTREME), Mutant::GrantorAnswersAfterRunOut, "lease_exclusive");
 }
 
 #[test]
 fn grantor_hurries() {
-    missed_by(Lease::new(EXTREME), Mutant::GrantorHurries, "lease_exclusive");
+    caught(Lease::new(EXTREME), Mutant::GrantorHurries, "lease_exclusive");
 }
 
 #[test]
 fn expiry_by_minority() {
-    missed_by(Lease::new(EXTREME), Mutant::ExpiryByMinority, "lease_exclusive");
+    caught(Lease::new(EXTREME), Mutant::ExpiryByMinority, "lease_exclusive");
 }
 
 #[test]
 fn grantor_forgets_restart() {
-    missed_by(Lease::new(Scope { restarts: 1, ..EXTREME }), Mutant::GrantorForgetsRestart, "lease_exclusive");
+    caught(Lease::new(Scope { restarts: 1, ..EXTREME }), Mutant::GrantorForgetsRestart, "lease_exclusive");
 }

@@ -1,4 +1,4 @@
-//! Each model holds within its bounds, and each rule taken away from the core is missed by an invariant.
+//! Each model holds within its bounds, and an invariant catches each rule that is taken away from the core.
 
 mod lease;
 mod line;
@@ -20,7 +20,7 @@ fn holds<M: Model>(mut model: M, states: usize) {
 }
 
 /// With the rule taken away the invariant is violated.
-fn missed_by<M: Model>(model: M, mutant: Mutant, invariant: &str) {
+fn caught<M: Model>(model: M, mutant: Mutant, invariant: &str) {
     let _restored = Restored;
     activate(Some(mutant));
     violates(model, invariant);

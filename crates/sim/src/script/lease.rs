@@ -53,6 +53,8 @@ impl World {
         reached(self.run_to(10 * SECOND, |world| {
             world.observer.record.epoch == epoch && world.observer.record.reports.contains_key(&member)
         }))?;
+        // What it was told takes effect, and its main loop looks away.
+        self.fault(Fault::Busy { machine: follower, for_: 3 * SECOND });
         self.fault(Fault::Continue { machine: follower, process: Process::Guard });
         self.run_for(5 * SECOND);
         Some(())

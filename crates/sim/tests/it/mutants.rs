@@ -27,7 +27,7 @@ const BY_CHANCE: &[(&str, &str, u64)] = &[
     ("SyncLies", "consensus", 100),
     ("WalreceiverLeftAlive", "nothing_acknowledged_lost", 400),
     ("DummiesNotWritten", "primary_again", 20),
-    ("DummiesKept", "needless_clone", 100),
+    ("DummiesKept", "primary_again", 50),
     ("NamesNotProven", "order_law", 100),
     ("GateLeftOpen", "gate", 20),
     ("StandbySessionsSpared", "gate", 50),
