@@ -223,7 +223,8 @@ impl Drop for Cluster {
         if self.keep {
             self.network.keep();
             self.disks.values_mut().for_each(Disk::keep);
-            eprintln!("kept: {}; take it down with: mainstay-lab clean", self.base.display());
+            let index = self.network.index().number();
+            eprintln!("kept: {}; take it down with: mainstay-lab clean --index {index}", self.base.display());
             return;
         }
         if let Err(error) = self.end() {

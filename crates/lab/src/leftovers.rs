@@ -11,6 +11,7 @@ use crate::clock;
 use crate::disk;
 use crate::network::{self, Index};
 use crate::process;
+use crate::shared_memory::Segments;
 
 /// No cluster of the lab has more members.
 pub const MOST_MEMBERS: u8 = 9;
@@ -30,9 +31,12 @@ pub fn clear(index: Index) -> Result<()> {
     for mount in &mounts {
         crate::program::try_run("fsfreeze", &["-u", &mount.display().to_string()]);
     }
+    let mut segments = Segments::default();
     for place in 1..=MOST_MEMBERS {
+        segments.remember(&index.namespace(place));
         end_all(&index.namespace(place))?;
     }
+    segments.remove();
     for mount in &mounts {
         disk::unmount(mount);
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use mainstay_core::MemberId;
 
-/// Keeps a PostgreSQL-backed application up on two or three machines.
+/// Keeps a PostgreSQL-backed application up on three machines, or on two and a witness.
 #[derive(Debug, Parser)]
 #[command(name = "mainstay", version, max_term_width = 100)]
 pub(crate) struct Cli {

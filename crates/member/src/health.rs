@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::warn;
 
 use crate::clock;
-use crate::machinery::Machinery;
+use crate::machinery::{Machinery, blocking};
 
 const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 /// How long one fresh connection is waited for; what a longer silence means is decided by the core.
@@ -54,7 +54,7 @@ pub(crate) async fn run(machinery: Arc<Machinery>, publish: watch::Sender<Health
             waiting.retain(|since| *since > asked);
         }
         match (postmaster, before) {
-            (Some(_), _) if writes.is_empty() => writes = start_writing(&machinery),
+            (Some(_), _) if writes.is_empty() => writes = start_writing(&machinery).await,
             (Some(_), None) => writes.iter().for_each(WriteProbe::resume),
             // The directory may be copied or rewound now: nothing is written into it.
             (None, Some(_)) => writes.iter().for_each(WriteProbe::pause),
@@ -67,10 +67,13 @@ pub(crate) async fn run(machinery: Arc<Machinery>, publish: watch::Sender<Health
     }
 }
 
-fn start_writing(machinery: &Machinery) -> Vec<WriteProbe> {
-    let started = probed_directories(&machinery.layout).and_then(|directories| {
+async fn start_writing(machinery: &Machinery) -> Vec<WriteProbe> {
+    let layout = machinery.layout.clone();
+    let start = move || {
+        let directories = probed_directories(&layout)?;
         directories.into_iter().map(WriteProbe::start).collect::<Result<Vec<_>, _>>()
-    });
+    };
+    let Ok(started) = blocking(start).await else { return Vec::new() };
     started.unwrap_or_else(|error| {
         warn!(%error, "the disk is not probed");
         Vec::new()

@@ -60,6 +60,8 @@ pub(crate) struct Machinery {
     /// Of the data directory as it was last looked at; `None` if it is not whole.
     pub(crate) incarnation: watch::Receiver<Option<Incarnation>>,
     generation: AtomicU64,
+    /// Two lanes write PostgreSQL's files, and what is called off may still be writing: one at a time, in order.
+    files: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Machinery {
@@ -88,7 +90,21 @@ impl Machinery {
             record,
             incarnation,
             generation,
+            files: Arc::default(),
         }
+    }
+
+    /// Writes one of PostgreSQL's files, after everything that writes one already.
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        write: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, WorkError> {
+        let files = Arc::clone(&self.files).lock_owned().await;
+        blocking(move || {
+            let _files = files;
+            write()
+        })
+        .await
     }
 
     pub(crate) fn me(&self) -> &MemberId {
@@ -157,13 +173,13 @@ impl Machinery {
         let (settings, generation) = self.settings(names, upstream);
         let (layout, version) = (self.layout.clone(), self.tools.version());
         let write = move || configuration::write(&layout, version, &settings);
-        blocking(write).await?.map_err(failed)?;
+        self.write(write).await?.map_err(failed)?;
         Ok(generation)
     }
 
     pub(crate) async fn write_gate(&self, gate: Gate) -> Result<(), WorkError> {
         let (layout, lines) = (self.layout.clone(), self.configuration.postgresql.hba.clone());
-        blocking(move || hba::write_hba(&layout, gate, &lines)).await?.map_err(failed)?;
+        self.write(move || hba::write_hba(&layout, gate, &lines)).await?.map_err(failed)?;
         Ok(())
     }
 

@@ -115,6 +115,8 @@ pub(crate) enum Ended {
     Left,
     /// A newer process of this member has taken over.
     Superseded,
+    /// The file gives the lease another length than the cluster's, which the record has.
+    OtherLease { cluster: Duration },
 }
 
 impl MainLoop {
@@ -143,6 +145,9 @@ impl MainLoop {
                     return Ended::Left;
                 }
                 next = events.try_recv().ok();
+            }
+            if let Some(cluster) = self.other_lease(&watched) {
+                return Ended::OtherLease { cluster };
             }
             self.take_watched(&mut watched);
             if self.facts.guard.superseded {
@@ -218,6 +223,15 @@ impl MainLoop {
             self.take_record(Arc::clone(&snapshot.machine.record));
         }
         self.resume_lease();
+    }
+
+    /// The cluster's lease, if this member would keep another one: then a holder could write for longer than the voters wait.
+    /// Nothing is done on such a record.
+    fn other_lease(&self, watched: &Watched) -> Option<Duration> {
+        let record = &watched.record.borrow().machine.record;
+        let founded = record.format > 0;
+        let cluster = record.settings.lease();
+        (founded && cluster != self.machinery.configuration.lease).then_some(cluster)
     }
 
     fn take_record(&mut self, record: Arc<Record>) {

@@ -10,7 +10,7 @@ use mainstay_core::view::{Primary, Streaming, Walsender};
 use mainstay_core::{Lsn, MemberId, Now};
 use mainstay_guard::Pid;
 use mainstay_postgres::session::{Observation, Session, SessionError};
-use mainstay_postgres::upstream::slot_name;
+use mainstay_postgres::upstream::{parse_application_name, slot_name};
 use mainstay_postgres::{auto_conf, history};
 use tokio::sync::watch;
 use tracing::{debug, warn};
@@ -300,10 +300,9 @@ async fn becomes_busy(wanted: &mut watch::Receiver<Wanted>) {
     }
 }
 
-/// The voter that a walsender's name says it is: `ms_<member>_<incarnation>`.
+/// The voter that a walsender's name says it is.
 fn voter(application_name: &str) -> Option<Voter> {
-    let (member, incarnation) = application_name.strip_prefix("ms_")?.rsplit_once('_')?;
-    Some(Voter { member: MemberId::new(member).ok()?, incarnation: incarnation.parse().ok()? })
+    parse_application_name(application_name).map(|(member, incarnation)| Voter { member, incarnation })
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use mainstay_consensus::Identity as RaftIdentity;
 use mainstay_core::MemberId;
@@ -62,8 +63,10 @@ pub enum MemberError {
     Promise(#[from] PromiseError),
     #[error(transparent)]
     Control(#[from] ControlError),
-    #[error("another process of this member runs already (process {0}); stop it first")]
-    Running(String),
+    #[error(
+        "the configuration says lease = {file:?}, but the cluster was made with {cluster:?}; write the cluster's, it cannot be changed yet"
+    )]
+    OtherLease { file: Duration, cluster: Duration },
     #[error("a newer process of this member has taken over")]
     Superseded,
     #[error("cannot start a thread: {0}")]
@@ -116,15 +119,16 @@ pub async fn run(configuration: Configuration) -> Result<(), MemberError> {
     if !places.consensus.is_dir() {
         return Err(MemberError::NotCreated { path: places.consensus });
     }
+    // Both are refused to a second process of this member, before it has changed anything.
+    let server = endpoint.listen(configuration.own_row().address)?;
+    let options = RaftOptions::new(places.consensus.clone(), configuration.cluster.clone());
+    let (store, outgoing) = mainstay_store::start(options, RecordMachine::default())
+        .map_err(|error| MemberError::Store(crate::machinery::failed(error).0))?;
     layout.create(crate::machinery::port(&configuration))?;
     install_certificates(&configuration, &layout)?;
     write_passfile(&configuration, &layout)?;
     mainstay_postgres::hba::write_ident(&layout).map_err(|error| MemberError::Store(error.to_string()))?;
     let promises = Promises::new(&layout.state_dir(), layout.private_access());
-    let server = endpoint.listen(configuration.own_row().address)?;
-    let options = RaftOptions::new(places.consensus.clone(), configuration.cluster.clone());
-    let (store, outgoing) = mainstay_store::start(options, RecordMachine::default())
-        .map_err(|error| MemberError::Store(crate::machinery::failed(error).0))?;
     let lease =
         LeaseThread::start(endpoint.clone(), promises.clone(), configuration.lease, places.guard.clone())
             .map_err(MemberError::Thread)?;
@@ -253,6 +257,9 @@ impl Member {
                 Ok(())
             }
             Ended::Superseded => Err(MemberError::Superseded),
+            Ended::OtherLease { cluster } => {
+                Err(MemberError::OtherLease { file: self.configuration.lease, cluster })
+            }
         }
     }
 

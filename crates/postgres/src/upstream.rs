@@ -63,6 +63,12 @@ pub fn application_name(member: &MemberId, incarnation: Incarnation) -> String {
     format!("ms_{member}_{incarnation}")
 }
 
+/// Who a walsender of that name serves; `None` for a name that is not one of [`application_name`].
+pub fn parse_application_name(name: &str) -> Option<(MemberId, Incarnation)> {
+    let (member, incarnation) = name.strip_prefix("ms_")?.rsplit_once('_')?;
+    Some((MemberId::new(member).ok()?, incarnation.parse().ok()?))
+}
+
 /// The name of the slot that every member keeps for `member`.
 pub fn slot_name(member: &MemberId) -> String {
     format!("ms_{member}")

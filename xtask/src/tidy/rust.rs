@@ -4,8 +4,8 @@ use super::source::{code, has_word, is_rust, is_test_file, tests_begin};
 use super::{Violation, is_of_tidy};
 use crate::workspace::SourceFile;
 
-/// They own the signals, process ids and sockets for which std has no call.
-const MAY_BE_UNSAFE: &[&str] = &["crates/guard/", "crates/net/"];
+/// It owns the signals and process ids for which std has no call.
+const MAY_BE_UNSAFE: &[&str] = &["crates/guard/"];
 
 /// Programs that a person runs. All others speak through `tracing` or their caller.
 const MAY_PRINT: &[&str] = &["crates/mainstay/", "crates/lab/", "crates/sim/src/main.rs", "xtask/"];
@@ -79,8 +79,8 @@ mod tests {
         let argued = "// SAFETY: the pointer is ours.\nlet x =\n    unsafe { f() };\n";
         assert_eq!(broken("crates/guard/src/a.rs", argued), NONE);
         assert_eq!(broken("crates/member/src/a.rs", argued), [3]);
-        assert_eq!(broken("crates/net/src/a.rs", "let x = unsafe { f() };\n"), [1]);
-        assert_eq!(broken("crates/net/src/a.rs", "// SAFETY: of another.\n\nunsafe { f() }\n"), [3]);
+        assert_eq!(broken("crates/guard/src/a.rs", "let x = unsafe { f() };\n"), [1]);
+        assert_eq!(broken("crates/guard/src/a.rs", "// SAFETY: of another.\n\nunsafe { f() }\n"), [3]);
         assert_eq!(broken("crates/core/src/a.rs", "#![forbid(unsafe_code)]\n// unsafe\n"), NONE);
     }
 

@@ -78,6 +78,21 @@ fn one_member_alone_is_a_cluster_and_keeps_postgresql_when_its_member_restarts()
     let after = demo.status();
     assert_eq!(after["epoch"], before["epoch"]);
     assert_eq!(after["members"][0]["postgres"]["pid"], before["members"][0]["postgres"]["pid"]);
+    another_lease_is_refused(&demo);
+}
+
+/// A holder must not count on a longer lease than the voters wait for.
+fn another_lease_is_refused(demo: &Demo) {
+    assert!(demo.run(&["stop", "m1"]).status.success());
+    let file = demo.configuration("m1");
+    let good = std::fs::read_to_string(&file).expect("the configuration");
+    std::fs::write(&file, format!("lease = \"10s\"\n{good}")).expect("written");
+    let mut command = std::process::Command::new("timeout");
+    command.arg("30").arg(env!("CARGO_BIN_EXE_mainstay")).args(["run", "--config"]).arg(&file);
+    let output = command.output().expect("timeout, of coreutils");
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains("lease = 10s, but the cluster was made with 3s"), "{}", stderr(&output));
+    std::fs::write(&file, good).expect("written");
 }
 
 /// A superuser may have said it; Mainstay says it again, and says so.

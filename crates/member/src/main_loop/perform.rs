@@ -27,6 +27,10 @@ impl MainLoop {
             Action::ReadRecord => self.read_record(),
             Action::Relinquish { epoch } => self.lease.relinquish(*epoch),
             Action::Kill { why } => self.kill(*why, view.now),
+            Action::Run(Job::StopForSwitchover { .. }) if self.upkeep_lane.current().is_some() => {
+                // It would open the gate, or change the names, behind the back of what shuts them.
+                self.upkeep_lane.call_off();
+            }
             Action::Run(job) if self.under_way.stopping_since.is_none() => self.run_lane.want(job),
             Action::Upkeep(job) if self.under_way.stopping_since.is_none() => self.upkeep(job),
             Action::Run(_) | Action::Upkeep(_) => {}

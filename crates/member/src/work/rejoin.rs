@@ -7,7 +7,7 @@ use mainstay_core::lineage;
 use mainstay_core::{Epoch, MemberId};
 use mainstay_postgres::clone::{self, CloneOptions};
 use mainstay_postgres::rewind::{self, RewindOptions};
-use mainstay_postgres::upstream::slot_name;
+use mainstay_postgres::upstream::{Upstream, slot_name};
 use mainstay_postgres::{Progress, history, wal_end};
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -28,12 +28,7 @@ pub(super) async fn clone(
     member: &MemberId,
     epoch: Epoch,
 ) -> Result<Outcome, WorkError> {
-    let upstream = machinery.source(member, epoch)?;
-    let system_identifier = system_identifier(machinery)?;
-    machinery.end_server().await?;
-    // The sealed configuration is on disk before the copy: whatever happens, it is never started as something else.
-    machinery.write_configuration(machinery.standby_names(), None).await?;
-    write_passfile(machinery).await?;
+    let (upstream, system_identifier) = prepare(machinery, member, epoch).await?;
     let options = CloneOptions {
         upstream,
         slot: slot_name(machinery.me()),
@@ -52,11 +47,7 @@ pub(super) async fn rewind(
     member: &MemberId,
     epoch: Epoch,
 ) -> Result<Outcome, WorkError> {
-    let upstream = machinery.source(member, epoch)?;
-    let system_identifier = system_identifier(machinery)?;
-    machinery.end_server().await?;
-    machinery.write_configuration(machinery.standby_names(), None).await?;
-    write_passfile(machinery).await?;
+    let (upstream, system_identifier) = prepare(machinery, member, epoch).await?;
     let common = common_timeline(machinery).await?;
     let options = RewindOptions {
         upstream,
@@ -93,6 +84,21 @@ fn tell_of_undone(transactions: u64, kept_wal: Result<Option<PathBuf>, String>) 
         let kept_wal = kept_wal.ok().flatten().map(|path| path.display().to_string());
         warn!(transactions, kept_wal, "committed here only, never acknowledged by enough voters: undone");
     }
+}
+
+/// Ends the server. The sealed configuration is on disk before the copy: whatever happens, it is never started as something
+/// else.
+async fn prepare(
+    machinery: &Machinery,
+    member: &MemberId,
+    epoch: Epoch,
+) -> Result<(Upstream, u64), WorkError> {
+    let upstream = machinery.source(member, epoch)?;
+    let system_identifier = system_identifier(machinery)?;
+    machinery.end_server().await?;
+    machinery.write_configuration(machinery.standby_names(), None).await?;
+    write_passfile(machinery).await?;
+    Ok((upstream, system_identifier))
 }
 
 fn system_identifier(machinery: &Machinery) -> Result<u64, WorkError> {

@@ -93,6 +93,6 @@ pub(super) async fn follow(
 pub(super) async fn write_passfile(machinery: &Machinery) -> Result<(), WorkError> {
     let (layout, password) =
         (machinery.layout.clone(), machinery.configuration.postgresql.replication_password.clone());
-    blocking(move || upstream::write_passfile(&layout, &password)).await?.map_err(failed)?;
+    machinery.write(move || upstream::write_passfile(&layout, &password)).await?.map_err(failed)?;
     Ok(())
 }

@@ -6,6 +6,7 @@ use mainstay_core::MemberId;
 use mainstay_guard::{ClientError, Refusal, StopMode};
 use mainstay_postgres::hba::Gate;
 use mainstay_postgres::session;
+use mainstay_postgres::upstream::parse_application_name;
 
 use super::Outcome;
 use super::open::end_sessions;
@@ -29,11 +30,12 @@ pub(super) async fn stop(machinery: &Machinery, to: &MemberId) -> Result<Outcome
     machinery.reload(generation).await?;
     end_sessions(&Postmaster(guard.clone()), &session).await?;
     let observed = session.observe().await.map_err(failed)?;
-    let own = format!("ms_{to}_");
     let others: Vec<i32> = observed
         .walsenders
         .iter()
-        .filter(|sender| !sender.application_name.starts_with(&own))
+        .filter(|sender| {
+            parse_application_name(&sender.application_name).is_none_or(|(member, _)| member != *to)
+        })
         .map(|sender| sender.pid)
         .collect();
     drop(session);

@@ -418,8 +418,10 @@ impl Member {
         history::all(&self.layout.pg_wal()).unwrap().remove(0)
     }
 
-    /// From now on only the test itself writes WAL: the background writer logs the running transactions at times.
+    /// From now on only the test itself writes WAL: the background writer logs the running transactions at times. The checkpoint
+    /// that follows a promotion is awaited first, since after it even a reader may write a page's image (`wal_log_hints`).
     pub(crate) async fn hold_background_writer(&self) {
+        mainstay_postgres::session::checkpoint(&self.server(), LONG).await.unwrap();
         let children = self.postmaster().children().await.unwrap();
         let writer = children.iter().find(|child| child.title.contains("background writer")).unwrap();
         kill(Pid::from_raw(writer.pid), Signal::SIGSTOP).unwrap();
