@@ -66,6 +66,7 @@ const SERVER: &[Rule] = &[
     hold::grant_void,
     hold::record_opening,
     hold::opening_failed,
+    hold::grant_unused,
     hold::promote,
     hold::server_died,
     health::hung,

@@ -192,6 +192,11 @@ impl Facts {
             running.replayed = self.sql.replayed;
             running.streaming = self.sql.streaming;
             running.primary = self.sql.primary.clone();
+            // What the guard said before that is no sign of an outside hand.
+            let unasked = self.sql.promoted_at.is_some_and(|promoted_at| self.guard.asked_at <= promoted_at);
+            if running.opened.is_none() && unasked {
+                running.in_recovery = None;
+            }
         }
         server
     }

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_core::Epoch;
 use mainstay_core::view::{Running, Server};
+use mainstay_core::{Epoch, Now};
 use mainstay_guard::{ClientError, GuardClient, GuardEvent, Phase, SpawnGuard, Status, kill_leftovers};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -35,6 +35,8 @@ pub(crate) struct GuardState {
     /// Counts the connections: a new number means another guard, or the same one anew.
     pub(crate) generation: u64,
     pub(crate) status: Option<Status>,
+    /// When that was asked for.
+    pub(crate) asked_at: Now,
     /// A newer process of this member owns the guard: this one must go.
     pub(crate) superseded: bool,
     pub(crate) error: Option<String>,
@@ -158,13 +160,13 @@ async fn follow(
                     }
                 });
             }
-            Some(GuardEvent::Empty { .. }) | None => match client.status().await {
-                Ok(status) => {
+            Some(GuardEvent::Empty { .. }) | None => match asked(client).await {
+                (asked_at, Ok(status)) => {
                     unanswered = 0;
-                    state.send_modify(|state| state.status = Some(status));
+                    state.send_modify(|state| (state.status, state.asked_at) = (Some(status), asked_at));
                 }
-                Err(ClientError::Lost) => return false,
-                Err(error) => {
+                (_, Err(ClientError::Lost)) => return false,
+                (_, Err(error)) => {
                     unanswered += 1;
                     warn!(%error, "the guard does not say what is running");
                     if unanswered >= UNANSWERED {
@@ -174,6 +176,10 @@ async fn follow(
             },
         }
     }
+}
+
+async fn asked(client: &GuardClient) -> (Now, Result<Status, ClientError>) {
+    (clock::now(), client.status().await)
 }
 
 /// A guard that is stopped or hangs ends nothing when the lease does. Its death ends the postmaster, and a new guard the

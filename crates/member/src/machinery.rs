@@ -14,12 +14,14 @@ use mainstay_postgres::layout::Layout;
 use mainstay_postgres::session::{self, Server, Session, SessionError};
 use mainstay_postgres::tools::Tools;
 use mainstay_postgres::upstream::{Upstream, application_name, slot_name};
+use mainstay_store::RaftStore;
 use tokio::sync::{mpsc, watch};
 
 use crate::clock;
 use crate::configuration::Configuration;
 use crate::guard_link::GuardState;
 use crate::promise::Promises;
+use crate::record_machine::RecordMachine;
 
 /// A statement of ours that takes longer has hung.
 pub(crate) const STATEMENT_PATIENCE: Duration = Duration::from_secs(5);
@@ -60,9 +62,15 @@ pub(crate) struct Machinery {
     /// Of the data directory as it was last looked at; `None` if it is not whole.
     pub(crate) incarnation: watch::Receiver<Option<Incarnation>>,
     generation: AtomicU64,
+    store: RaftStore<RecordMachine>,
     /// Two lanes write PostgreSQL's files, and what is called off may still be writing: one at a time, in order.
     files: Arc<tokio::sync::Mutex<()>>,
 }
+
+/// How long a majority may take to confirm the record.
+const RECORD_PATIENCE: Duration = Duration::from_secs(5);
+/// A recovery that shows no progress for so long is stuck, or its postmaster is stopped.
+const READY_PATIENCE: Duration = Duration::from_secs(60);
 
 impl Machinery {
     #[allow(clippy::too_many_arguments, reason = "made once, in one place")]
@@ -75,6 +83,7 @@ impl Machinery {
         poke_guard: mpsc::Sender<()>,
         record: watch::Receiver<Arc<Record>>,
         incarnation: watch::Receiver<Option<Incarnation>>,
+        store: RaftStore<RecordMachine>,
     ) -> Machinery {
         let server = Server::new(&layout, port(&configuration));
         // Boot time goes on over restarts of this process, so no number is given twice to one postmaster.
@@ -90,7 +99,26 @@ impl Machinery {
             record,
             incarnation,
             generation,
+            store,
             files: Arc::default(),
+        }
+    }
+
+    /// Reads the record once more, so that a majority has confirmed it, and fails if this directory is one of the voters of its
+    /// sync set or another epoch has begun: what it holds may be the proof of an acknowledged commit.
+    pub(crate) async fn is_replaceable(&self, epoch: Epoch) -> Result<(), WorkError> {
+        self.store.linearize(RECORD_PATIENCE).await.map_err(failed)?;
+        let record = Arc::clone(&self.store.watch().borrow().machine.record);
+        if record.epoch != epoch {
+            return Err(WorkError(format!("epoch {epoch} is not the newest any more")));
+        }
+        let own = *self.incarnation.borrow();
+        let votes = |voter: &Voter| voter.member == *self.me() && Some(voter.incarnation) == own;
+        match record.sync() {
+            Some(sync) if sync.voters.iter().any(votes) => {
+                Err(WorkError("as a voter of the sync set this directory is not replaced".to_owned()))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -183,6 +211,11 @@ impl Machinery {
         Ok(())
     }
 
+    /// Whether no configuration was written after this one.
+    pub(crate) fn is_newest(&self, generation: u64) -> bool {
+        self.generation.load(Ordering::Relaxed) == generation
+    }
+
     /// Whether the gate on disk is open.
     pub(crate) fn gate_is_open(&self) -> bool {
         let written = std::fs::read_to_string(self.layout.hba_file()).ok();
@@ -255,9 +288,19 @@ impl Machinery {
         Ok(())
     }
 
-    /// Waits until the server answers SQL, for as long as it makes progress.
+    /// Waits until the server answers SQL, for as long as its processes' titles, which name what is replayed, change.
     pub(crate) async fn wait_ready(&self) -> Result<Session, WorkError> {
+        let (mut titles, mut changed_at) = (Vec::new(), clock::now());
         loop {
+            let now = clock::now();
+            let seen = self.guard()?.children().await.map_err(failed)?;
+            let seen: Vec<String> = seen.into_iter().map(|child| child.title).collect();
+            if seen != titles {
+                (titles, changed_at) = (seen, now);
+            }
+            if now.since(changed_at) > READY_PATIENCE {
+                return Err(WorkError("PostgreSQL does not become ready".to_owned()));
+            }
             match Session::connect(&self.server, CONNECT_PATIENCE, STATEMENT_PATIENCE).await {
                 Ok(session) => return Ok(session),
                 Err(error @ SessionError::Connect { .. }) => {

@@ -34,6 +34,8 @@ pub(crate) struct Sql {
     pub(crate) postmaster: Option<Pid>,
     pub(crate) ready: bool,
     pub(crate) in_recovery: Option<bool>,
+    /// When it was first seen out of recovery.
+    pub(crate) promoted_at: Option<Now>,
     pub(crate) replayed: Lsn,
     pub(crate) streaming: Option<Streaming>,
     pub(crate) primary: Option<Primary>,
@@ -143,6 +145,11 @@ impl Observer {
     async fn take(&mut self, sql: &mut Sql, observed: &Observation) {
         sql.ready = true;
         sql.in_recovery = Some(observed.in_recovery);
+        if !observed.in_recovery && sql.promoted_at.is_none() {
+            sql.promoted_at = Some(clock::now());
+            // Whether it was the guard that opened it is asked after this.
+            self.machinery.read_guard_again();
+        }
         sql.replayed = observed.replay.unwrap_or_default();
         sql.streaming =
             observed.walreceiver.as_ref().filter(|receiver| receiver.status == "streaming").and_then(

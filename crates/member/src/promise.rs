@@ -59,6 +59,12 @@ impl Promises {
         Ok(self.read::<EpochFile>(SEALED)?.unwrap_or_default().epoch)
     }
 
+    /// Makes durable what an earlier life of this process may have been killed over.
+    pub(crate) fn settle(&self) -> Result<(), PromiseError> {
+        self.raise(SEALED, Epoch(0))?;
+        self.raise(RUN_OUT, Epoch(0))
+    }
+
     pub(crate) fn seal(&self, epoch: Epoch) -> Result<(), PromiseError> {
         self.raise(SEALED, epoch)
     }
@@ -91,10 +97,8 @@ impl Promises {
 
     fn raise(&self, file: &str, epoch: Epoch) -> Result<(), PromiseError> {
         let kept = self.read::<EpochFile>(file)?.unwrap_or_default().epoch;
-        if kept >= epoch {
-            return Ok(());
-        }
-        self.write(file, &EpochFile { epoch })
+        // Also what is there already: an earlier attempt may have failed, or been killed, before it was synced.
+        self.write(file, &EpochFile { epoch: kept.max(epoch) })
     }
 
     fn read<T: DeserializeOwned>(&self, file: &str) -> Result<Option<T>, PromiseError> {

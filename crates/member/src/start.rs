@@ -129,6 +129,7 @@ pub async fn run(configuration: Configuration) -> Result<(), MemberError> {
     write_passfile(&configuration, &layout)?;
     mainstay_postgres::hba::write_ident(&layout).map_err(|error| MemberError::Store(error.to_string()))?;
     let promises = Promises::new(&layout.state_dir(), layout.private_access());
+    promises.settle()?;
     let lease =
         LeaseThread::start(endpoint.clone(), promises.clone(), configuration.lease, places.guard.clone())
             .map_err(MemberError::Thread)?;
@@ -179,9 +180,10 @@ impl Member {
             poke,
             record_seen,
             incarnation_seen,
+            self.store.clone(),
         ));
-        let receivers =
-            Receivers { store: self.store.clone(), lease: self.lease.clone(), events: events.clone() };
+        let (store, lease) = (self.store.clone(), self.lease.clone());
+        let receivers = Receivers { store, lease, events: events.clone() };
         let links = network::start(&self.configuration, &self.endpoint, server, outgoing, receivers);
         tokio::spawn(guard_link::keep(self.guard_place(), Arc::clone(&guard), poked, self.lease.clone()));
         tokio::spawn(log_rotation::run(self.layout.log_file()));
@@ -193,15 +195,12 @@ impl Member {
         let proposer = Proposer::new(self.store.clone());
         let explanations = Arc::new(Mutex::new(Explanations::default()));
         let facts = Facts::new(self.configuration.me.clone(), self.promises.sealed()?);
-        let status = crate::report::first(&self.configuration, &facts);
-        let (status, status_seen) = watch::channel(Arc::new(status));
-        let control = Control {
-            status: status_seen,
-            explanations: Arc::clone(&explanations),
-            proposer: proposer.clone(),
-        };
-        control::serve(control, self.configuration.own_row().http, &self.configuration.control_socket())
-            .await?;
+        let first = crate::report::first(&self.configuration, &facts);
+        let (status, status_seen) = watch::channel(Arc::new(first));
+        let (notes, proposals) = (Arc::clone(&explanations), proposer.clone());
+        let control = Control { status: status_seen, explanations: notes, proposer: proposals };
+        let http = self.configuration.own_row().http;
+        control::serve(control, http, &self.configuration.control_socket()).await?;
         listen_to_signals(&events).map_err(MemberError::Thread)?;
         let watched = Watched {
             record: self.store.watch(),

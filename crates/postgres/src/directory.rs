@@ -6,10 +6,12 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use mainstay_core::{Incarnation, MemberId};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
 
 use crate::auto_conf;
 use crate::blocking::blocking;
@@ -188,6 +190,17 @@ fn glance_at(layout: &Layout, major: u32) -> Result<Result<Identity, DirectorySt
     }
 }
 
+/// Work on files that is called off goes on to its end: what is begun next on the directory waits for that.
+async fn one_at_a_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    static CHANGING: LazyLock<Arc<Mutex<()>>> = LazyLock::new(Arc::default);
+    let changing = Arc::clone(&CHANGING).lock_owned().await;
+    blocking(move || {
+        let _changing = changing;
+        work()
+    })
+    .await
+}
+
 /// A change of the directory that has begun: until [`Change::complete`] the directory is never started.
 #[derive(Debug)]
 pub struct Change {
@@ -209,7 +222,7 @@ impl Change {
         let (source, since_unix_s) = (source.cloned(), since.as_secs());
         let change = Change { tools: tools.clone(), layout: layout.clone() };
         let layout = layout.clone();
-        blocking(move || {
+        one_at_a_time(move || {
             end_processes(&layout)?;
             layout.create_data_directories()?;
             let directory_inode = inode(layout.data());
@@ -224,7 +237,7 @@ impl Change {
     /// Empties the directory with its tablespaces and WAL, and removes the shared memory of its dead server.
     pub async fn wipe(&self) -> Result<(), DirectoryError> {
         let (layout, major) = (self.layout.clone(), self.tools.version().major);
-        blocking(move || {
+        one_at_a_time(move || {
             end_processes(&layout)?;
             wipe::wipe(&layout, major)
         })
@@ -245,7 +258,7 @@ impl Change {
                 wanted,
             });
         }
-        blocking(move || settle(&self.layout, found)).await
+        one_at_a_time(move || settle(&self.layout, found)).await
     }
 }
 

@@ -1,10 +1,15 @@
 //! Whatever writes without the lease of the record's epoch is ended before anything else is thought of.
 
-use super::{Memory, Verdict};
+use std::time::Duration;
+
+use super::{Memory, Verdict, holds};
 use crate::action::{Action, Kill};
 use crate::mutant::{Mutant, mutated};
 use crate::reason::Reason;
 use crate::view::{Server, View};
+
+/// A guard that was killed is replaced, and what it left ended, within this.
+const USELESS_PATIENCE: Duration = Duration::from_secs(4);
 
 /// PostgreSQL left recovery, but the guard did not open it.
 pub(super) fn promoted_by_outside_hand(view: &View, _: &mut Memory) -> Option<Verdict> {
@@ -42,6 +47,17 @@ pub(super) fn record_behind(view: &View, _: &mut Memory) -> Option<Verdict> {
     Verdict::act(Reason::ReadingRecord { epoch }, Action::ReadRecord)
 }
 
-pub(super) fn nothing_left_yet(view: &View, _: &mut Memory) -> Option<Verdict> {
-    if view.server == Server::Ending { Verdict::wait(Reason::NothingLeftYet) } else { None }
+pub(super) fn nothing_left_yet(view: &View, memory: &mut Memory) -> Option<Verdict> {
+    if view.server != Server::Ending {
+        return None;
+    }
+    Some(Verdict { reason: Reason::NothingLeftYet, actions: give_up_useless_lease(view, memory) })
+}
+
+/// Processes in the hands of a stalled disk may never die, and a guard may never start. Whoever holds the lease meanwhile
+/// keeps everybody else from opening: then it runs out.
+pub(super) fn give_up_useless_lease(view: &View, memory: &Memory) -> Vec<Action> {
+    let useless = memory.unsure_since.is_some_and(|since| view.now.since(since) >= USELESS_PATIENCE);
+    let epoch = view.record.epoch;
+    if useless && holds(view) && view.holds_lease() { vec![Action::Relinquish { epoch }] } else { Vec::new() }
 }

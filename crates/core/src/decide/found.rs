@@ -1,6 +1,6 @@
 //! Before there is anything to hold: no record, no guard, no data.
 
-use super::{Memory, Verdict, is_data_member};
+use super::{Memory, Verdict, fence, is_data_member};
 use crate::action::{Action, Job};
 use crate::reason::Reason;
 use crate::record::{Command, Phase};
@@ -15,9 +15,11 @@ pub(super) fn witness(view: &View, _: &mut Memory) -> Option<Verdict> {
     if is_data_member(view) { None } else { Verdict::wait(Reason::Witness) }
 }
 
-pub(super) fn server_unknown(view: &View, _: &mut Memory) -> Option<Verdict> {
-    let unknown = view.server == Server::Unknown || view.directory == Directory::Unknown;
-    if unknown { Verdict::wait(Reason::ServerUnknown) } else { None }
+pub(super) fn server_unknown(view: &View, memory: &mut Memory) -> Option<Verdict> {
+    if view.server != Server::Unknown && view.directory != Directory::Unknown {
+        return None;
+    }
+    Some(Verdict { reason: Reason::ServerUnknown, actions: fence::give_up_useless_lease(view, memory) })
 }
 
 /// The first data member, by priority and then by name, makes the data; and only while there is none anywhere.

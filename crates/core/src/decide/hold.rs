@@ -10,6 +10,8 @@ use crate::record::{Applied, Command, EndCause, Record, Tenure};
 use crate::view::{Server, View};
 use crate::vocabulary::MemberId;
 
+/// How long a grant may wait for PostgreSQL to become ready for its promotion.
+const GRANT_PATIENCE: Duration = Duration::from_secs(120);
 /// How long a switchover waits for its target to stream.
 const SWITCHOVER_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -117,10 +119,24 @@ pub(super) fn opening_failed(view: &View, memory: &mut Memory) -> Option<Verdict
             let failure = opening?;
             memory.ending = Some(not_opened(&failure.error));
             let reason = Reason::OpeningFailed { epoch, error: failure.error.clone() };
-            Verdict::act(reason, Action::Kill { why: Kill::NotOpenedInTime })
+            let kill = Action::Kill { why: Kill::NotOpenedInTime };
+            Some(Verdict { reason, actions: vec![Action::Relinquish { epoch }, kill] })
         }
         Server::Unknown | Server::Ending => None,
     }
+}
+
+/// A grant that nothing comes of keeps everybody else from opening. PostgreSQL is left alone: it may still be recovering.
+pub(super) fn grant_unused(view: &View, memory: &mut Memory) -> Option<Verdict> {
+    let epoch = own_tenure(view).filter(|_| holds_granted(view) && view.holds_lease())?.epoch;
+    let since = memory.granted_since.map_or(view.now, |(_, since)| since);
+    let opened = view.running().and_then(|running| running.opened) == Some(epoch);
+    if opened || view.now.since(since) < GRANT_PATIENCE {
+        return None;
+    }
+    let error = format!("nothing was opened for {} s", GRANT_PATIENCE.as_secs());
+    memory.ending = Some((epoch, EndCause::NotOpened { why: error.clone() }));
+    Verdict::act(Reason::OpeningFailed { epoch, error }, Action::Relinquish { epoch })
 }
 
 pub(super) fn promote(view: &View, _: &mut Memory) -> Option<Verdict> {

@@ -9,7 +9,7 @@ use super::{follow, upkeep};
 use crate::mutant::{Mutant, mutated};
 use crate::record::{EndCause, Phase};
 use crate::sync::Voter;
-use crate::view::View;
+use crate::view::{Server, View};
 use crate::vocabulary::{Epoch, Lsn, Now};
 
 /// Crashes older than this are forgotten.
@@ -28,6 +28,9 @@ pub struct Memory {
     pub lost_since: BTreeMap<Voter, Now>,
     /// When this member last stepped down because its server hung.
     pub stepped_down_at: Option<Now>,
+    /// Since when it is not known what of the server is there, or what is left of it is being ended.
+    #[serde(default)]
+    pub unsure_since: Option<Now>,
     /// Since when there is too little room for WAL.
     #[serde(default)]
     pub full_since: Option<Now>,
@@ -87,6 +90,8 @@ impl Memory {
         {
             self.saw_open = Some(opened);
         }
+        let unsure = matches!(view.server, Server::Unknown | Server::Ending);
+        self.unsure_since = unsure.then(|| self.unsure_since.unwrap_or(view.now));
         self.full_since = view.health.disk_full.then(|| self.full_since.unwrap_or(view.now));
         self.crashes.retain(|_, at| view.now.since(*at) < CRASH_WINDOW);
         self.observe_voters(view);

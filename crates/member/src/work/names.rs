@@ -32,6 +32,9 @@ pub(super) async fn set(machinery: &Machinery, sync: &SyncSet) -> Result<Outcome
     walsenders_have_moved_on(&session).await?;
     checkpointer_has_read(machinery, &session).await?;
     everything_is_flushed(&session, sync).await?;
+    if !machinery.is_newest(generation) {
+        return Err(WorkError("another configuration was written meanwhile".to_owned()));
+    }
     Ok(Outcome::Names(sync.clone()))
 }
 

@@ -17,7 +17,9 @@ use crate::machinery::{Machinery, Postmaster, QUICK_LOOK, WorkError, blocking, f
 const PROGRESS_PATIENCE: Duration = Duration::from_secs(5);
 const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(600);
 /// Sessions that do not end by SIGTERM within this are in a system call that hangs.
-const SESSIONS_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const SESSIONS_PATIENCE: Duration = Duration::from_secs(10);
+/// Somebody else may have none such.
+const OPENING_PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) async fn open(
     machinery: &Machinery,
@@ -32,9 +34,11 @@ pub(super) async fn open(
         machinery.write_gate(Gate::Shut).await?;
         let generation = machinery.write_configuration(Machinery::names(sync), None).await?;
         machinery.reload(generation).await?;
+        // A session from the time as a standby could write as soon as there is no recovery, before the record knows.
+        end_sessions(&Postmaster(guard.clone()), &session, OPENING_PATIENCE).await?;
         session.resume_replay().await.map_err(failed)?;
         let pg_wal = machinery.layout.pg_wal();
-        let dummies = blocking(move || skipped_numbers(&pg_wal, timeline)).await??;
+        let dummies = blocking(move || missing_histories(&pg_wal, timeline)).await?;
         guard.open(epoch.0, dummies).await.map_err(failed)?;
         machinery.read_guard_again();
     }
@@ -43,11 +47,10 @@ pub(super) async fn open(
 }
 
 /// The names of the history files to reserve, so that PostgreSQL chooses `timeline`: it takes the number after the newest.
-fn skipped_numbers(pg_wal: &std::path::Path, timeline: Timeline) -> Result<Vec<String>, WorkError> {
-    let histories = history::all(pg_wal).map_err(failed)?;
-    let newest =
-        histories.iter().filter_map(|history| history.last()).map(|fork| fork.timeline.0).max().unwrap_or(1);
-    Ok((newest + 1..timeline.0).map(|number| history::file_name(Timeline(number))).collect())
+/// Those below are reserved too where they are missing: a clone brings along only its own, and followers ask for every number.
+fn missing_histories(pg_wal: &std::path::Path, timeline: Timeline) -> Vec<String> {
+    let names = (2..timeline.0).map(|number| history::file_name(Timeline(number)));
+    names.filter(|name| !pg_wal.join(name).exists()).collect()
 }
 
 async fn wait_promoted(machinery: &Machinery) -> Result<(), WorkError> {
@@ -80,7 +83,7 @@ async fn wait_promoted(machinery: &Machinery) -> Result<(), WorkError> {
 pub(super) async fn open_gate(machinery: &Machinery, epoch: Epoch) -> Result<Outcome, WorkError> {
     let postmaster = Postmaster(machinery.guard()?);
     let session = machinery.session().await?;
-    end_sessions(&postmaster, &session).await?;
+    end_sessions(&postmaster, &session, SESSIONS_PATIENCE).await?;
     machinery.write_gate(Gate::Open).await?;
     machinery.guard()?.reload().await.map_err(failed)?;
     Ok(Outcome::GateOpen(epoch))
@@ -90,8 +93,12 @@ pub(super) async fn open_gate(machinery: &Machinery, epoch: Epoch) -> Result<Out
 ///
 /// The gate must be shut, and known to be read. Connections that were accepted before that and have not authenticated
 /// yet would still get in: they are ended by process. Those that come later are refused by themselves.
-pub(super) async fn end_sessions(postmaster: &Postmaster, session: &Session) -> Result<(), WorkError> {
-    let deadline = clock::now().plus(SESSIONS_PATIENCE);
+pub(super) async fn end_sessions(
+    postmaster: &Postmaster,
+    session: &Session,
+    patience: Duration,
+) -> Result<(), WorkError> {
+    let deadline = clock::now().plus(patience);
     let early: Vec<i32> = pids(&postmaster.children().await.map_err(failed)?, ChildKind::Unauthenticated);
     if !early.is_empty() {
         postmaster.terminate(&early).await.map_err(failed)?;

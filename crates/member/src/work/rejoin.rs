@@ -95,6 +95,7 @@ async fn prepare(
 ) -> Result<(Upstream, u64), WorkError> {
     let upstream = machinery.source(member, epoch)?;
     let system_identifier = system_identifier(machinery)?;
+    machinery.is_replaceable(epoch).await?;
     machinery.end_server().await?;
     machinery.write_configuration(machinery.standby_names(), None).await?;
     write_passfile(machinery).await?;

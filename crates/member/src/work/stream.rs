@@ -84,6 +84,10 @@ pub(super) async fn follow(
     let running = machinery.guard()?.status().await.map_err(failed)?.postmaster.is_some();
     if running {
         machinery.guard()?.reload().await.map_err(failed)?;
+        // A server whose replay somebody has paused asks for no walreceiver.
+        if let Ok(session) = machinery.session().await {
+            session.resume_replay().await.map_err(failed)?;
+        }
     } else {
         machinery.start().await?;
     }

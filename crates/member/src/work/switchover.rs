@@ -9,7 +9,7 @@ use mainstay_postgres::session;
 use mainstay_postgres::upstream::parse_application_name;
 
 use super::Outcome;
-use super::open::end_sessions;
+use super::open::{SESSIONS_PATIENCE, end_sessions};
 use crate::clock;
 use crate::machinery::{Machinery, Postmaster, QUICK_LOOK, WorkError, failed};
 
@@ -28,7 +28,7 @@ pub(super) async fn stop(machinery: &Machinery, to: &MemberId) -> Result<Outcome
     let names = machinery.record.borrow().sync().map(Machinery::names).unwrap_or_default();
     let generation = machinery.write_configuration(names, None).await?;
     machinery.reload(generation).await?;
-    end_sessions(&Postmaster(guard.clone()), &session).await?;
+    end_sessions(&Postmaster(guard.clone()), &session, SESSIONS_PATIENCE).await?;
     let observed = session.observe().await.map_err(failed)?;
     let others: Vec<i32> = observed
         .walsenders
