@@ -228,7 +228,6 @@ impl Observer {
             sql.wal_kept_from = session.oldest_wal().await.ok();
             self.nudge_standbys(session, observed).await;
         }
-        let positions = self.wanted.borrow().positions.clone();
         let others = self.machinery.configuration.members.iter();
         let others = others.filter(|(name, row)| row.kind == Kind::Data && *name != self.machinery.me());
         for (member, _) in others {
@@ -239,10 +238,7 @@ impl Observer {
             let result = match there {
                 Some(_) if lost => session.drop_slot(&slot).await.map(|_| ()),
                 None => session.create_slot(&slot).await.map(|_| ()),
-                Some(_) if observed.in_recovery => match positions.get(member) {
-                    Some(position) => session.advance_slot(&slot, *position).await.map(|_| ()),
-                    None => Ok(()),
-                },
+                Some(_) if observed.in_recovery => self.advance_slot(session, member, &slot).await,
                 Some(_) => Ok(()),
             };
             if let Err(error) = result {
@@ -253,6 +249,24 @@ impl Observer {
 }
 
 impl Observer {
+    /// The primary streams from nobody. Should it come back as a standby, a rewind begins at its last checkpoint before the
+    /// fork, which is this server's last restartpoint or a later one.
+    async fn advance_slot(
+        &self,
+        session: &Session,
+        member: &MemberId,
+        slot: &str,
+    ) -> Result<(), SessionError> {
+        let said = self.wanted.borrow().positions.get(member).copied();
+        let is_primary = self.machinery.record.borrow().primary() == Some(member);
+        let position = match said {
+            Some(position) => position,
+            None if is_primary => session.redo_position().await?,
+            None => return Ok(()),
+        };
+        session.advance_slot(slot, position).await.map(|_| ())
+    }
+
     /// A standby that starts to stream with everything flushed says that it has received nothing until there is more. On an
     /// idle server nothing comes, so something is written.
     async fn nudge_standbys(&self, session: &Session, observed: &Observation) {

@@ -256,6 +256,12 @@ impl Session {
         self.parsed("looking for the oldest WAL", SQL, &[]).await
     }
 
+    /// Where a recovery of this server would begin: the redo position of its last checkpoint or restartpoint.
+    pub async fn redo_position(&self) -> Result<Lsn, SessionError> {
+        const SQL: &str = "SELECT redo_lsn::text FROM pg_control_checkpoint()";
+        self.parsed("looking at the last checkpoint", SQL, &[]).await
+    }
+
     async fn number(
         &self,
         what: &'static str,
