@@ -120,7 +120,11 @@ pub(super) fn opening_failed(view: &View, memory: &mut Memory) -> Option<Verdict
             memory.ending = Some(not_opened(&failure.error));
             let reason = Reason::OpeningFailed { epoch, error: failure.error.clone() };
             let kill = Action::Kill { why: Kill::NotOpenedInTime };
-            Some(Verdict { reason, actions: vec![Action::Relinquish { epoch }, kill] })
+            let mut actions = vec![Action::Relinquish { epoch }, kill];
+            if mutated(Mutant::FailedOpeningKept) {
+                actions.remove(0);
+            }
+            Some(Verdict { reason, actions })
         }
         Server::Unknown | Server::Ending => None,
     }
@@ -131,7 +135,7 @@ pub(super) fn grant_unused(view: &View, memory: &mut Memory) -> Option<Verdict> 
     let epoch = own_tenure(view).filter(|_| holds_granted(view) && view.holds_lease())?.epoch;
     let since = memory.granted_since.map_or(view.now, |(_, since)| since);
     let opened = view.running().and_then(|running| running.opened) == Some(epoch);
-    if opened || view.now.since(since) < GRANT_PATIENCE {
+    if opened || view.now.since(since) < GRANT_PATIENCE || mutated(Mutant::FailedOpeningKept) {
         return None;
     }
     let error = format!("nothing was opened for {} s", GRANT_PATIENCE.as_secs());
