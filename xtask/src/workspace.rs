@@ -73,7 +73,10 @@ impl Workspace {
             for entry in entries {
                 let entry = entry.with_context(|| format!("cannot list {}", directory.display()))?;
                 let (kind, path) = (entry.file_type()?, entry.path());
-                if kind.is_dir() && entry.file_name() != ".git" && entry.file_name() != "target" {
+                if entry.file_name() == ".git" || entry.file_name() == "target" {
+                    continue;
+                }
+                if kind.is_dir() {
                     directories.push(path);
                 } else if kind.is_file() {
                     files.extend(self.read(&path)?);

@@ -1,6 +1,6 @@
 //! Facts in, decision out: every tick re-decides from the whole view.
 //!
-//! Four ordered tables of small rules. In each the first rule that speaks wins, so a rule may rely on all those
+//! Five ordered tables of small rules. In each the first rule that speaks wins, so a rule may rely on all those
 //! above it having stayed silent.
 
 mod ended;
@@ -10,6 +10,7 @@ mod follow;
 mod found;
 mod health;
 mod hold;
+mod members;
 mod memory;
 mod upkeep;
 
@@ -95,6 +96,10 @@ const SERVER: &[Rule] = &[
 /// What a voter of the store says of the lease.
 const LEASE: &[Rule] = &[expire::lease_run_out];
 
+/// Who belongs to the cluster and who votes.
+const MEMBERS: &[Rule] =
+    &[members::raise_format, members::settle_voters, members::remove_left, members::change_voters];
+
 /// Who may not stream from an open primary. A table of its own: a stranger that connects again and again holds up
 /// neither the gate nor the sync set.
 const STRANGERS: &[Rule] = &[upkeep::end_strangers];
@@ -107,7 +112,7 @@ const UPKEEP: &[Rule] =
 pub fn decide(view: &View, memory: &mut Memory) -> Decision {
     memory.observe(view);
     let mut decision = Decision::default();
-    for table in [SERVER, LEASE, STRANGERS, UPKEEP] {
+    for table in [SERVER, LEASE, MEMBERS, STRANGERS, UPKEEP] {
         if let Some(verdict) = table.iter().find_map(|rule| rule(view, memory)) {
             decision.reasons.push(verdict.reason);
             decision.actions.extend(verdict.actions);

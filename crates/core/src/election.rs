@@ -109,6 +109,7 @@ pub fn voters_under(record: &Record, holder: &MemberId) -> SyncSet {
     };
     let may_vote = |member: &MemberId, report: &Report| {
         member != holder
+            && record.members.get(member).is_some_and(|row| !row.leaving)
             && report.epoch == record.epoch
             && (lineage::compare(&own.extent.history, &report.extent).may_follow()
                 && report.extent.end <= own.extent.end
@@ -119,12 +120,12 @@ pub fn voters_under(record: &Record, holder: &MemberId) -> SyncSet {
         .iter()
         .filter(|(member, report)| may_vote(member, report))
         .map(|(member, report)| Voter { member: member.clone(), incarnation: report.incarnation });
-    SyncSet::new(voters, wanted_acknowledgements(record.data_members().count()))
+    SyncSet::new(voters, wanted_acknowledgements(record.staying_data_members()))
 }
 
 /// Everyone who may be promoted now, the best first.
 ///
-/// A member that an operator named, or that the last holder stopped for, comes first; then the fit before the unfit, the last holder last if it is to blame,
+/// One that leaves the cluster comes last of all. A member that an operator named, or that the last holder stopped for, comes first; then the fit before the unfit, the last holder last if it is to blame,
 /// the most WAL, the least left to replay, the priority, and the name.
 pub fn ranking(record: &Record) -> Vec<MemberId> {
     let holder = record.newest_tenure().map(|tenure| &tenure.holder);
@@ -149,8 +150,10 @@ pub fn ranking(record: &Record) -> Vec<MemberId> {
     candidates.sort_by_key(|(member, report)| {
         let position = standing(record, report).position;
         let unreplayed = report.extent.end.bytes_ahead_of(report.replayed);
-        let priority = record.members.get(*member).map_or(0, |row| row.priority);
+        let row = record.members.get(*member);
+        let priority = row.map_or(0, |row| row.priority);
         (
+            row.is_none_or(|row| row.leaving),
             wanted != Some(*member),
             report.unfit.is_some(),
             blamed == Some(*member),

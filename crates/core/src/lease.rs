@@ -168,26 +168,35 @@ impl Holder {
         *newest = sent.max(*newest);
     }
 
-    /// Until when PostgreSQL may be writable, if `voters` are the store's: the newest renewal that a majority answered.
-    pub fn deadline<'a>(&self, voters: impl Iterator<Item = &'a MemberId>) -> Now {
-        let mut sent: Vec<Now> =
-            voters.map(|voter| self.answered.get(voter).copied().unwrap_or(Now(0))).collect();
-        sent.sort_unstable_by(|a, b| b.cmp(a));
-        let majority = if mutated(Mutant::RenewedByOne) { 0 } else { sent.len() / 2 };
-        let by_majority = sent.get(majority).copied().unwrap_or(Now(0));
-        let newest = by_majority.max(self.requested_at);
+    /// Until when PostgreSQL may be writable, by the record's voters: the newest renewal that a majority of them, and of
+    /// the outgoing ones, has answered.
+    pub fn deadline(&self, record: &Record) -> Now {
+        let newest = self.renewed_at(record).max(self.requested_at);
         let deadline = if newest == Now(0) { Now(0) } else { newest.plus(usable(self.lease)) };
         deadline.max(self.resumed)
     }
 
-    /// How many renewals were answered by a majority since `since`: used to tell a lost standby from a lost lease.
-    pub fn renewed_since<'a>(&self, voters: impl Iterator<Item = &'a MemberId>, since: Now) -> bool {
-        let mut total = 0;
-        let renewed = voters
-            .inspect(|_| total += 1)
-            .filter(|voter| self.answered.get(voter).is_some_and(|sent| *sent > since))
-            .count();
-        renewed > total / 2
+    /// When the newest renewal was sent that a majority of the voters, and of the outgoing ones, has answered; 0 if none.
+    pub fn renewed_at(&self, record: &Record) -> Now {
+        let by_voters = self.newest_of_majority(record.voters());
+        if record.outgoing().next().is_none() || mutated(Mutant::OutgoingIgnored) {
+            return by_voters;
+        }
+        by_voters.min(self.newest_of_majority(record.outgoing()))
+    }
+
+    fn newest_of_majority<'a>(&self, voters: impl Iterator<Item = &'a MemberId>) -> Now {
+        let mut sent: Vec<Now> =
+            voters.map(|voter| self.answered.get(voter).copied().unwrap_or(Now(0))).collect();
+        sent.sort_unstable_by(|a, b| b.cmp(a));
+        let majority = if mutated(Mutant::RenewedByOne) { 0 } else { sent.len() / 2 };
+        sent.get(majority).copied().unwrap_or(Now(0))
+    }
+
+    /// Whether the lease rests on the record's voters, and no deadline from before lasts longer: they, and the outgoing ones,
+    /// have answered a renewal that was sent since `learnt_at`, when the holder learnt who they are.
+    pub fn rests_on(&self, record: &Record, learnt_at: Now) -> bool {
+        self.renewed_at(record) > learnt_at || mutated(Mutant::SettledTooSoon)
     }
 }
 
@@ -251,29 +260,66 @@ mod tests {
         assert_eq!(voter.run_out(at(60_000)), None);
     }
 
+    fn voted_by(names: &[&str], outgoing: &[&str]) -> Record {
+        let row = |name: &str| {
+            let member = crate::record::Member {
+                kind: crate::record::Kind::Witness,
+                votes: true,
+                raft_id: 1,
+                address: "192.0.2.1:7400".parse().unwrap(),
+                postgres: None,
+                key: name.to_owned(),
+                priority: 100,
+                http: None,
+                leaving: false,
+            };
+            (MemberId::new(name).unwrap(), member)
+        };
+        let mut record = record(1, Phase::Open);
+        record.members = names.iter().map(|name| row(name)).collect();
+        record.membership.outgoing = ids(outgoing).into_iter().collect();
+        record
+    }
+
+    #[test]
+    fn while_a_change_of_the_voters_is_not_settled_both_majorities_count() {
+        let joint = voted_by(&["a", "b", "c"], &["a"]);
+        let [a, b] = ids(&["a", "b"]).try_into().unwrap();
+        let mut holder = Holder::granted(Epoch(1), LEASE, at(1000));
+        holder.answered(&a, at(5000));
+        assert_eq!(holder.deadline(&joint), at(1000).plus(usable(LEASE)));
+        holder.answered(&b, at(4000));
+        assert_eq!(holder.deadline(&joint), at(4000).plus(usable(LEASE)));
+        assert!(!holder.rests_on(&joint, at(4500)));
+        holder.answered(&b, at(4600));
+        assert!(holder.rests_on(&joint, at(4500)));
+        let shrunk = voted_by(&["b"], &["a", "b", "c"]);
+        assert_eq!(holder.deadline(&shrunk), at(4600).plus(usable(LEASE)));
+        let swapped = voted_by(&["a"], &["b"]);
+        assert_eq!(holder.deadline(&swapped), at(4600).plus(usable(LEASE)));
+    }
+
     #[test]
     fn the_deadline_is_that_of_the_newest_majority() {
         let voters = ids(&["a", "b", "c"]);
+        let record = voted_by(&["a", "b", "c"], &[]);
         let mut holder = Holder::granted(Epoch(1), LEASE, at(1000));
-        assert_eq!(holder.deadline(voters.iter()), at(1000).plus(usable(LEASE)));
+        assert_eq!(holder.deadline(&record), at(1000).plus(usable(LEASE)));
         holder.answered(&voters[0], at(5000));
-        assert_eq!(holder.deadline(voters.iter()), at(1000).plus(usable(LEASE)));
+        assert_eq!(holder.deadline(&record), at(1000).plus(usable(LEASE)));
         holder.answered(&voters[2], at(4500));
-        assert_eq!(holder.deadline(voters.iter()), at(4500).plus(usable(LEASE)));
+        assert_eq!(holder.deadline(&record), at(4500).plus(usable(LEASE)));
         holder.answered(&voters[2], at(4000));
-        assert_eq!(
-            holder.deadline(voters.iter()),
-            at(4500).plus(usable(LEASE)),
-            "an old answer changes nothing"
-        );
+        assert_eq!(holder.deadline(&record), at(4500).plus(usable(LEASE)), "an old answer changes nothing");
     }
 
     #[test]
     fn a_stranger_does_not_count() {
         let voters = ids(&["a", "b", "c"]);
+        let record = voted_by(&["a", "b", "c"], &[]);
         let mut holder = Holder::granted(Epoch(1), LEASE, at(1000));
         holder.answered(&ids(&["x"])[0], at(5000));
         holder.answered(&voters[0], at(5000));
-        assert_eq!(holder.deadline(voters.iter()), at(1000).plus(usable(LEASE)));
+        assert_eq!(holder.deadline(&record), at(1000).plus(usable(LEASE)));
     }
 }

@@ -36,6 +36,9 @@ pub enum Mutant {
     CutCountsAsStuck,
     NotToldAgain,
     MixtureIgnored,
+    OutgoingIgnored,
+    SettledTooSoon,
+    RemovedTooSoon,
 }
 
 #[cfg(not(feature = "mutants"))]

@@ -57,11 +57,16 @@ pub enum Reason {
     ChangingSync { from: SyncSet, to: SyncSet },
     Degrading { lost: Vec<MemberId> },
     EndingStranger { application_name: String },
+    RaisingFormat { to: u32 },
+    ChangingVoters { from: Vec<MemberId>, to: Vec<MemberId> },
+    SettlingVoters { outgoing: Vec<MemberId> },
+    RemovingMember { member: MemberId },
 }
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.describe_waiting(f).or_else(|| self.describe_epoch(f)).unwrap_or_else(|| self.describe_rest(f))
+        let described = self.describe_waiting(f).or_else(|| self.describe_epoch(f));
+        described.or_else(|| self.describe_members(f)).unwrap_or_else(|| self.describe_rest(f))
     }
 }
 
@@ -162,6 +167,28 @@ impl Reason {
             ),
             Reason::NotProven { epoch, me, holder: None } => {
                 write!(f, "epoch {epoch} has ended and nobody can take over safely: {me}")
+            }
+            _ => return None,
+        })
+    }
+
+    fn describe_members(&self, f: &mut fmt::Formatter<'_>) -> Option<fmt::Result> {
+        Some(match self {
+            Reason::RaisingFormat { to } => {
+                write!(f, "every member reads format {to} of the record: it is written so from now on")
+            }
+            Reason::ChangingVoters { from, to } => {
+                write!(f, "the voters are {} from now on, instead of {}", list(to), list(from))
+            }
+            Reason::SettlingVoters { outgoing } => {
+                write!(
+                    f,
+                    "the lease rests on the new voters: those before ({}) count no more",
+                    list(outgoing)
+                )
+            }
+            Reason::RemovingMember { member } => {
+                write!(f, "nothing rests on {member} any more: it leaves the cluster")
             }
             _ => return None,
         })

@@ -5,6 +5,7 @@
 
 mod apply;
 mod command;
+mod membership;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,13 +14,20 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use command::{Applied, Command, EndCause, Refusal};
+pub use membership::{Invitation, Joining, Membership};
 
 use crate::lineage::{Extent, History};
 use crate::sync::{SyncSet, Voter};
 use crate::vocabulary::{Epoch, Incarnation, Lsn, MemberId, Timeline};
 
-/// The version of the record's format. A member refuses a record of a newer one.
-pub const FORMAT: u32 = 1;
+/// The newest version of the record's format that this program reads and writes.
+///
+/// A cluster begins at 1 and rises once every member has said that it reads the next one: until then no command of a newer
+/// format is proposed, so that members of two releases work together. What a format adds is left out while it is empty.
+/// A member that meets an entry of a newer format applies nothing any more.
+///
+/// 2: members join, leave and change their vote.
+pub const FORMAT: u32 = 2;
 
 /// How many openings the ledger keeps. The lineage itself is never shortened.
 const LEDGER_ROWS: usize = 256;
@@ -52,6 +60,8 @@ pub struct Record {
     pub switchover: Option<Switchover>,
     /// The newest switchover that was given up, and why: for whoever asked for it.
     pub cancelled: Option<Cancelled>,
+    #[serde(default, skip_serializing_if = "Membership::is_default")]
+    pub membership: Membership,
 }
 
 /// What every member must agree on.
@@ -105,6 +115,12 @@ pub struct Member {
     pub key: String,
     /// Among equals the highest is promoted.
     pub priority: u32,
+    /// Its read-only HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<SocketAddr>,
+    /// It is being taken out of the cluster: it is promoted, counted and asked no more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaving: bool,
 }
 
 /// Where the one line of the epoch's life stands.

@@ -24,6 +24,9 @@ pub struct View {
     pub me: MemberId,
     /// The record as applied here.
     pub record: Arc<Record>,
+    /// Whether this member leads the replicated log. What follows from the record alone is proposed by the leader only.
+    #[serde(default)]
+    pub leads: bool,
     /// The epoch at which a linearizable read of the record was last completed by this process.
     pub confirmed: Option<Epoch>,
     /// The durable promise: never to stream from this epoch or an older one.
@@ -142,6 +145,9 @@ pub struct Lease {
     pub deadline: Now,
     /// When the newest renewal was sent that a majority has answered.
     pub renewed_at: Now,
+    /// The serial number of the voters that the lease is known to rest on, see [`crate::lease::Holder::rests_on`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rests_on: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -201,6 +207,9 @@ pub struct MemberState {
     pub wal_kept_from: Option<Lsn>,
     /// Primary: it has made a checkpoint since it was opened, so `pg_rewind` sees its timeline.
     pub checkpointed: bool,
+    /// The newest format of the record that it reads, once it has the record; 0 before, and in programs of format 1.
+    #[serde(default)]
+    pub format: u32,
     /// How long ago it heard from each other member, in milliseconds.
     pub heard_ms: BTreeMap<MemberId, u64>,
 }

@@ -91,6 +91,8 @@ impl Configuration {
                 postgres: row.postgres,
                 key: row.key.clone(),
                 priority: row.priority,
+                http: Some(row.http),
+                leaving: false,
             };
             (name.clone(), member)
         };

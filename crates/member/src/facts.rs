@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mainstay_core::action::Job;
 use mainstay_core::decide::{Memory, unfit};
-use mainstay_core::record::Record;
+use mainstay_core::record::{FORMAT, Record};
 use mainstay_core::sync::SyncSet;
 use mainstay_core::view::{
     Directory, Failure, Health, Lease, MemberState, Peer, PeerServer, Scan, Server, Upstream, View,
@@ -178,7 +178,12 @@ impl Facts {
         }
         let requested_at = *self.requests.get(&tenure.request)?;
         let usable = mainstay_core::lease::usable(self.record.settings.lease());
-        Some(Lease { epoch: tenure.epoch, deadline: requested_at.plus(usable), renewed_at: requested_at })
+        Some(Lease {
+            epoch: tenure.epoch,
+            deadline: requested_at.plus(usable),
+            renewed_at: requested_at,
+            rests_on: None,
+        })
     }
 
     fn server(&self) -> Server {
@@ -209,6 +214,7 @@ impl Facts {
             now: clock::now(),
             me: self.me.clone(),
             record: Arc::clone(&self.record),
+            leads: self.leads,
             confirmed: self.confirmed,
             sealed: self.sealed,
             directory: self.directory.clone(),
@@ -255,6 +261,7 @@ impl Facts {
             unfit: unfit(view, memory),
             wal_kept_from: self.sql.wal_kept_from.filter(|_| server == PeerServer::Primary),
             checkpointed: view.checkpointed == Some(view.record.epoch),
+            format: if view.record.format > 0 { FORMAT } else { 0 },
             heard_ms: self.peers.iter().map(heard).collect(),
         }
     }

@@ -7,6 +7,7 @@ mod voter;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -141,11 +142,14 @@ struct Inner {
     lease: Duration,
     grantor: Grantor,
     record: Arc<Record>,
+    /// When this thread learnt who votes by the record.
+    learnt_at: Now,
     holder: Option<Holder>,
     relinquished: Epoch,
     /// Voters that have said, for good, that the lease of the record's epoch has run out.
     run_out: BTreeSet<MemberId>,
-    links: BTreeMap<MemberId, Link>,
+    /// To the voters, and to the outgoing ones, at the addresses that the record has for them.
+    links: BTreeMap<MemberId, (SocketAddr, Link)>,
     /// The newest epoch and deadline that the guard should know.
     arm: watch::Sender<Option<(Epoch, Now)>>,
     publish: watch::Sender<LeaseState>,
@@ -196,6 +200,7 @@ impl Inner {
             lease,
             grantor,
             record: Arc::default(),
+            learnt_at: Now(0),
             holder: None,
             relinquished: Epoch(0),
             run_out: BTreeSet::new(),
@@ -216,15 +221,33 @@ impl Inner {
         if self.holder.as_ref().is_some_and(over) {
             self.holder = None;
         }
-        for voter in record.voters().filter(|voter| **voter != self.me) {
-            if let Some(row) = record.members.get(voter) {
-                self.links
-                    .entry(voter.clone())
-                    .or_insert_with(|| endpoint.link(voter.clone(), row.address, Channel::Lease));
-            }
+        if record.membership.serial != self.record.membership.serial {
+            self.learnt_at = clock::now();
         }
+        self.link(endpoint, &record);
         self.record = record;
         self.publish();
+    }
+
+    fn link(&mut self, endpoint: &Endpoint, record: &Record) {
+        let asked = record.voters().chain(record.outgoing()).filter(|voter| **voter != self.me);
+        let wanted: BTreeMap<&MemberId, SocketAddr> =
+            asked.filter_map(|voter| Some((voter, record.members.get(voter)?.address))).collect();
+        self.links.retain(|voter, (address, _)| wanted.get(voter) == Some(address));
+        for (voter, address) in wanted {
+            self.links
+                .entry(voter.clone())
+                .or_insert_with(|| (address, endpoint.link(voter.clone(), address, Channel::Lease)));
+        }
+    }
+
+    /// Whether this member is one of the voters, or of the outgoing ones.
+    fn votes(&self) -> bool {
+        self.record.voters().chain(self.record.outgoing()).any(|voter| *voter == self.me)
+    }
+
+    fn links(&self) -> Vec<(MemberId, Link)> {
+        self.links.iter().map(|(voter, (_, link))| (voter.clone(), link.clone())).collect()
     }
 
     fn hold(&mut self, holder: Holder) {
@@ -254,8 +277,14 @@ impl Inner {
     fn publish(&mut self) {
         let usable = lease::usable(self.lease);
         let held = self.holder.as_ref().map(|holder| {
-            let deadline = holder.deadline(self.record.voters());
-            Lease { epoch: holder.epoch(), deadline, renewed_at: deadline.minus(usable) }
+            let deadline = holder.deadline(&self.record);
+            let rests_on = holder.rests_on(&self.record, self.learnt_at);
+            Lease {
+                epoch: holder.epoch(),
+                deadline,
+                renewed_at: deadline.minus(usable),
+                rests_on: rests_on.then_some(self.record.membership.serial),
+            }
         });
         if let Some(lease) = held {
             let wanted = Some((lease.epoch, lease.deadline));
@@ -288,7 +317,7 @@ fn renew_once(shared: &Shared) {
     let sent = clock::now();
     let (me, votes) = {
         let inner = shared.borrow();
-        (inner.me.clone(), inner.record.voters().any(|voter| *voter == inner.me))
+        (inner.me.clone(), inner.votes())
     };
     if votes {
         let mut inner = shared.borrow_mut();
@@ -296,8 +325,7 @@ fn renew_once(shared: &Shared) {
             inner.answered(&me, epoch, sent);
         }
     }
-    let links: Vec<(MemberId, Link)> =
-        shared.borrow().links.iter().map(|(voter, link)| (voter.clone(), link.clone())).collect();
+    let links = shared.borrow().links();
     for (voter, link) in links {
         let shared = shared.clone();
         tokio::task::spawn_local(async move {

@@ -107,7 +107,7 @@ pub(crate) struct UnderWay {
 }
 
 /// How the loop ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
     /// PostgreSQL is stopped, the lease given back.
     Stopped,
@@ -115,6 +115,8 @@ pub(crate) enum Ended {
     Left,
     /// A newer process of this member has taken over.
     Superseded,
+    /// The record is written in a format that this release does not read.
+    TooOld { why: String },
     /// The file gives the lease another length than the cluster's, which the record has.
     OtherLease { cluster: Duration },
 }
@@ -148,6 +150,9 @@ impl MainLoop {
             }
             if let Some(cluster) = self.other_lease(&watched) {
                 return Ended::OtherLease { cluster };
+            }
+            if let Some(why) = watched.record.borrow().machine.too_old.clone() {
+                return Ended::TooOld { why };
             }
             self.take_watched(&mut watched);
             if self.facts.guard.superseded {

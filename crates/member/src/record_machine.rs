@@ -1,4 +1,7 @@
 //! The record as the store's state machine: commands and snapshots are JSON, each with the version of its format.
+//!
+//! A command of a newer format is proposed only once every member has said that it reads it. A member that meets one
+//! nevertheless (an older release was installed again) applies nothing more: what it would show is not what was agreed.
 
 use std::sync::Arc;
 
@@ -7,13 +10,12 @@ use mainstay_core::record::{Applied, Command, FORMAT, Record, Refusal};
 use serde::{Deserialize, Serialize};
 use tracing::error;
 
-/// The version of the commands' format in the log.
-const COMMAND_FORMAT: u32 = 1;
-
 /// The record as applied here. Shared, so that a snapshot of it costs nothing.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RecordMachine {
     pub(crate) record: Arc<Record>,
+    /// Why nothing more is applied here, if so.
+    pub(crate) too_old: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -22,9 +24,15 @@ struct Entry {
     command: Command,
 }
 
+/// What of an entry any release can read.
+#[derive(Deserialize)]
+struct EntryFormat {
+    format: u32,
+}
+
 /// A command as it stands in the log.
 pub(crate) fn encode(command: &Command) -> Vec<u8> {
-    let entry = Entry { format: COMMAND_FORMAT, command: command.clone() };
+    let entry = Entry { format: command.format(), command: command.clone() };
     serde_json::to_vec(&entry).expect("commands are representable in JSON")
 }
 
@@ -33,18 +41,21 @@ impl Machine for RecordMachine {
 
     /// An entry that cannot be read changes nothing, on any member alike.
     fn apply(&mut self, index: u64, data: &[u8]) -> Applied {
+        if self.too_old.is_some() {
+            return Applied::Refused(Refusal::Unreadable);
+        }
+        if let Ok(EntryFormat { format }) = serde_json::from_slice(data)
+            && format > FORMAT
+        {
+            let why = format!(
+                "the cluster's log holds an entry of format {format}, and this release reads up to {FORMAT}: upgrade this member"
+            );
+            error!(index, "{why}");
+            self.too_old = Some(why);
+            return Applied::Refused(Refusal::Unreadable);
+        }
         match serde_json::from_slice::<Entry>(data) {
-            Ok(entry) if entry.format == COMMAND_FORMAT => {
-                Arc::make_mut(&mut self.record).apply(entry.command)
-            }
-            Ok(entry) => {
-                error!(
-                    index,
-                    format = entry.format,
-                    "a command of a newer format was passed over; upgrade this member"
-                );
-                Applied::Refused(Refusal::Unreadable)
-            }
+            Ok(entry) => Arc::make_mut(&mut self.record).apply(entry.command),
             Err(source) => {
                 error!(index, %source, "a command that cannot be read was passed over");
                 Applied::Refused(Refusal::Unreadable)

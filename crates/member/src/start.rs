@@ -67,6 +67,8 @@ pub enum MemberError {
         "the configuration says lease = {file:?}, but the cluster was made with {cluster:?}; write the cluster's, it cannot be changed yet"
     )]
     OtherLease { file: Duration, cluster: Duration },
+    #[error("{0}")]
+    TooOld(String),
     #[error("a newer process of this member has taken over")]
     Superseded,
     #[error("cannot start a thread: {0}")]
@@ -256,6 +258,7 @@ impl Member {
                 Ok(())
             }
             Ended::Superseded => Err(MemberError::Superseded),
+            Ended::TooOld { why } => Err(MemberError::TooOld(why)),
             Ended::OtherLease { cluster } => {
                 Err(MemberError::OtherLease { file: self.configuration.lease, cluster })
             }

@@ -160,6 +160,7 @@ impl Gossip {
             || positions_count && old.streaming != new.streaming
             || old.can_report != new.can_report
             || old.unfit != new.unfit
+            || old.format != new.format
             || old.checkpointed != new.checkpointed
             || self.card.role != newer.card.role
             || self.card.gate_open != newer.card.gate_open

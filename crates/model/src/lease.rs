@@ -148,7 +148,7 @@ impl Lease {
     }
 
     fn deadline(&self, tenure: &Tenure) -> Now {
-        tenure.holder.deadline(self.names.iter())
+        tenure.holder.deadline(&self.records[0])
     }
 
     /// Whether the shipped rules end the epoch on these words.

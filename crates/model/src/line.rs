@@ -199,6 +199,8 @@ fn first_record(scope: Scope, names: &[MemberId]) -> Record {
         postgres: None,
         key: String::new(),
         priority: 0,
+        http: None,
+        leaving: false,
     };
     let members: BTreeMap<MemberId, Row> = names.iter().cloned().zip((0..MEMBERS).map(row)).collect();
     let voters = (1..MEMBERS).filter(|number| !(scope.witness && *number == 2)).map(|number| Voter {

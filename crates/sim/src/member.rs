@@ -139,6 +139,7 @@ impl World {
             now: self.local_now(machine),
             me: self.machines[machine].id.clone(),
             record,
+            leads: false,
             confirmed: None,
             sealed: files.sealed,
             directory: Directory::Unknown,

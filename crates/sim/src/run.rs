@@ -222,6 +222,8 @@ fn member(index: usize, kind: Kind, raft_id: u64) -> Member {
         postgres: (kind == Kind::Data).then(|| address(port)),
         key: format!("key {index}"),
         priority: 0,
+        http: None,
+        leaving: false,
     }
 }
 

@@ -11,9 +11,9 @@ use crate::view::View;
 pub(super) fn lease_run_out(view: &View, _: &mut Memory) -> Option<Verdict> {
     let epoch = view.record.tenure()?.epoch;
     let voters = &view.run_out.voters;
-    let needed = if mutated(Mutant::ExpiryByMinority) { 1 } else { view.record.majority() };
-    let known = view.record.voters().filter(|voter| voters.contains(voter)).count();
-    if view.run_out.epoch != epoch || known < needed {
+    let agreed = view.record.has_majority(|voter| voters.contains(voter))
+        || mutated(Mutant::ExpiryByMinority) && view.record.voters().any(|voter| voters.contains(voter));
+    if view.run_out.epoch != epoch || !agreed {
         return None;
     }
     let cause = EndCause::Expired { voters: voters.clone() };

@@ -126,12 +126,12 @@ pub(super) fn change_sync(view: &View, memory: &mut Memory) -> Option<Verdict> {
 
 /// The set that should acknowledge commits, and the voters that are given up for it.
 fn target(view: &View, memory: &Memory, tenure: &Tenure, primary: &Primary) -> (SyncSet, Vec<MemberId>) {
-    let wanted = wanted_acknowledgements(view.record.data_members().count());
+    let wanted = wanted_acknowledgements(view.record.staying_data_members());
     let record = &tenure.sync;
     let live: Vec<Voter> = live_voters(view, tenure, primary);
     let recently_lost = |voter: &&Voter| {
         let lost = memory.lost_since.get(*voter).map(|since| view.now.since(*since));
-        !live.contains(voter) && lost.is_none_or(|lost| lost < REMOVE_AFTER)
+        stays(view, voter) && !live.contains(voter) && lost.is_none_or(|lost| lost < REMOVE_AFTER)
     };
     let kept: Vec<Voter> = record.voters.iter().filter(recently_lost).cloned().collect();
     let full = SyncSet::new(live.iter().chain(&kept).cloned(), wanted);
@@ -147,13 +147,19 @@ fn target(view: &View, memory: &Memory, tenure: &Tenure, primary: &Primary) -> (
     (record.clone(), Vec::new())
 }
 
+/// Whether the voter's member is to stay in the cluster.
+fn stays(view: &View, voter: &Voter) -> bool {
+    view.record.members.get(&voter.member).is_some_and(|row| !row.leaving)
+}
+
 /// Voters of the record that stream, and standbys that have caught up and follow this epoch by their own word.
 fn live_voters(view: &View, tenure: &Tenure, primary: &Primary) -> Vec<Voter> {
     let senders =
         view.walsenders.iter().filter_map(|sender| sender.voter.as_ref().map(|voter| (sender, voter)));
     let counts = |(sender, voter): &(&Walsender, &Voter)| {
         let caught_up = primary.inserted.bytes_ahead_of(sender.flushed) <= CAUGHT_UP_BYTES;
-        is_live(view, voter)
+        stays(view, voter)
+            && is_live(view, voter)
             && (tenure.sync.voters.contains(*voter)
                 || caught_up && has_flushed_past_opening(view, tenure, primary, voter))
     };

@@ -1,7 +1,7 @@
 //! One function per command. Each checks the epoch and the phase first, so that stale and doubled commands do nothing.
 
 use super::{
-    Applied, Cancelled, Command, EndCause, FORMAT, LEDGER_ROWS, LedgerRow, Phase, Record, Refusal, Report,
+    Applied, Cancelled, Command, EndCause, LEDGER_ROWS, LedgerRow, Phase, Record, Refusal, Report,
     Switchover, Tenure,
 };
 use crate::election;
@@ -10,11 +10,20 @@ use crate::mutant::{Mutant, mutated};
 use crate::sync::{self, SyncSet};
 use crate::vocabulary::{Epoch, Incarnation, Lsn, MemberId, Timeline};
 
+/// What a new cluster begins with, whichever releases its members are of.
+const FIRST_FORMAT: u32 = 1;
+
 type Result = std::result::Result<Applied, Refusal>;
 
 impl Record {
     /// Applies one committed command. Deterministic and total: every member comes to the same answer.
     pub fn apply(&mut self, command: Command) -> Applied {
+        if command.format() > self.format
+            && !matches!(command, Command::RaiseFormat { .. })
+            && self.format > 0
+        {
+            return Applied::Refused(Refusal::OldFormat);
+        }
         let result = match command {
             Command::Create { cluster, settings, members } => self.create(cluster, settings, members),
             Command::Found { member, incarnation, system_identifier } => {
@@ -31,6 +40,14 @@ impl Record {
             Command::SetSync { epoch, serial, sync, names } => self.set_sync(epoch, serial, sync, names),
             Command::RequestSwitchover { id, epoch, to } => self.request_switchover(id, epoch, to),
             Command::CancelSwitchover { id, why } => self.cancel_switchover(id, why),
+            Command::RaiseFormat { to } => self.raise_format(to),
+            Command::Invite { invitation, at_unix_ms } => self.invite(invitation, at_unix_ms),
+            Command::Revoke { id } => self.revoke(&id),
+            Command::Join(joining) => self.join(joining),
+            Command::Leave { member } => self.leave(&member),
+            Command::Remove { member } => self.remove(&member),
+            Command::SetVoters { serial, voters } => self.set_voters(serial, &voters),
+            Command::SettleVoters { serial } => self.settle_voters(serial),
         };
         result.unwrap_or_else(Applied::Refused)
     }
@@ -44,7 +61,7 @@ impl Record {
         if self.format != 0 {
             return if self.cluster == cluster { Ok(Applied::Already) } else { Err(Refusal::Created) };
         }
-        *self = Record { format: FORMAT, cluster, settings, members, ..Record::default() };
+        *self = Record { format: FIRST_FORMAT, cluster, settings, members, ..Record::default() };
         Ok(Applied::Done)
     }
 
@@ -163,13 +180,15 @@ impl Record {
         }
         if let EndCause::Expired { voters } = &cause {
             let known = self.voters().filter(|voter| voters.contains(voter)).count();
-            if known < self.majority() && !mutated(Mutant::ExpiryByMinority) {
+            if !self.has_majority(|voter| voters.contains(voter)) && !mutated(Mutant::ExpiryByMinority) {
                 return Err(Refusal::NoMajority(known));
             }
         }
         if self.is_open() {
             self.last_end = Some(cause.clone());
         }
+        // Nobody holds a lease that rests on the old voters.
+        self.membership.outgoing.clear();
         self.phase = Phase::Ended { cause };
         Ok(Applied::Done)
     }

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Member, Report, Settings};
+use super::{Invitation, Joining, Member, Report, Settings};
 use crate::lineage::History;
 use crate::sync::SyncSet;
 use crate::vocabulary::{Epoch, Incarnation, MemberId, Timeline};
@@ -65,6 +66,61 @@ pub enum Command {
         id: u64,
         why: String,
     },
+    /// Every member reads records of this format. (Format 2, as all that follow.)
+    RaiseFormat {
+        to: u32,
+    },
+    /// Somebody may join, once. Expired invitations go.
+    Invite {
+        invitation: Invitation,
+        at_unix_ms: u64,
+    },
+    Revoke {
+        id: String,
+    },
+    Join(Joining),
+    /// The member is to be taken out of the cluster.
+    Leave {
+        member: MemberId,
+    },
+    /// Nothing rests on the leaving member any more: it is none.
+    Remove {
+        member: MemberId,
+    },
+    /// Who votes from now on; if nothing of this has changed since `serial`.
+    SetVoters {
+        serial: u64,
+        voters: BTreeSet<MemberId>,
+    },
+    /// The lease rests on the new voters: the old ones need not be asked any more.
+    SettleVoters {
+        serial: u64,
+    },
+}
+
+impl Command {
+    /// The first format of the record in which it may be proposed.
+    pub fn format(&self) -> u32 {
+        match self {
+            Command::Create { .. }
+            | Command::Found { .. }
+            | Command::Grant { .. }
+            | Command::Open { .. }
+            | Command::End { .. }
+            | Command::Report { .. }
+            | Command::SetSync { .. }
+            | Command::RequestSwitchover { .. }
+            | Command::CancelSwitchover { .. } => 1,
+            Command::RaiseFormat { .. }
+            | Command::Invite { .. }
+            | Command::Revoke { .. }
+            | Command::Join(_)
+            | Command::Leave { .. }
+            | Command::Remove { .. }
+            | Command::SetVoters { .. }
+            | Command::SettleVoters { .. } => 2,
+        }
+    }
 }
 
 /// Why an epoch ended.
@@ -154,4 +210,20 @@ pub enum Refusal {
     Unreadable,
     #[error("another switchover is under way")]
     SwitchoverUnderWay,
+    #[error("not every member runs a release that knows this yet; upgrade all members")]
+    OldFormat,
+    #[error("the invitation is refused: {0}")]
+    Invitation(String),
+    #[error("there is a member {0} already; choose another name")]
+    NameTaken(MemberId),
+    #[error("{member} has the address {address} already")]
+    AddressTaken { address: SocketAddr, member: MemberId },
+    #[error("{0} is the primary, or was the last one; switch over to another member first")]
+    HoldsTheLease(MemberId),
+    #[error("{0} is the last data member")]
+    LastDataMember(MemberId),
+    #[error("{0} still votes or acknowledges commits")]
+    StillCounted(MemberId),
+    #[error("the voters have been changed since, or a change of them is not settled yet")]
+    OtherVoters,
 }

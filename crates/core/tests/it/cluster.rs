@@ -48,6 +48,8 @@ pub(crate) fn created(names: &[&str], on_crash: OnCrash) -> Record {
             postgres: (kind == Kind::Data).then(|| address(5_432)),
             key: format!("key of {name}"),
             priority: 100,
+            http: None,
+            leaving: false,
         };
         (member(name), row)
     };
@@ -126,6 +128,7 @@ pub(crate) fn seen_by(record: &Record, me: &MemberId, now: Now) -> View {
         now,
         me: me.clone(),
         record: Arc::new(record.clone()),
+        leads: false,
         confirmed: (record.format != 0).then_some(record.epoch),
         sealed: sealed(record, me),
         directory: directory(record, me),
@@ -136,6 +139,7 @@ pub(crate) fn seen_by(record: &Record, me: &MemberId, now: Now) -> View {
             epoch: record.epoch,
             deadline: now.plus(Duration::from_millis(2_300)),
             renewed_at: now.minus(Duration::from_millis(50)),
+            rests_on: None,
         }),
         run_out: RunOut::default(),
         names: record.base.as_ref().filter(|_| primary).map(|tenure| tenure.names.clone()),
@@ -263,6 +267,7 @@ fn peer(record: &Record, name: &MemberId, now: Now) -> (MemberId, Peer) {
         unfit: None,
         wal_kept_from: primary.then_some(FORK),
         checkpointed: primary,
+        format: 0,
         heard_ms: record
             .members
             .keys()

@@ -1,10 +1,11 @@
-//! Format 1 of the record and its commands, as members write it to disk and to each other. A change of these files is a change
-//! of the format: older members must go on reading it, or [`FORMAT`] grows.
+//! The formats of the record and its commands, as members write them to disk and to each other. A change of these files is a
+//! change of the format: older members must go on reading it, or [`FORMAT`] grows. A new cluster writes format 1, also after
+//! [`FORMAT`] has grown, until every member reads the newer one.
 
 use std::fs;
 use std::path::Path;
 
-use mainstay_core::record::{Command, EndCause, FORMAT, OnCrash, Record};
+use mainstay_core::record::{Command, EndCause, FORMAT, Invitation, Joining, Kind, Member, OnCrash, Record};
 use mainstay_core::sync::SyncSet;
 use mainstay_core::{Epoch, Incarnation, Lsn};
 use serde::Serialize;
@@ -21,8 +22,8 @@ fn hold<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(name: &st
         fs::write(&path, &text).expect("a writable file");
     }
     let golden = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    assert!(text == golden, "{name}: written otherwise than in format {FORMAT}:\n{text}");
-    let read: T = serde_json::from_str(&golden).expect("what format 1 has written");
+    assert!(text == golden, "{name}: written otherwise than before (the newest format is {FORMAT}):\n{text}");
+    let read: T = serde_json::from_str(&golden).expect("what an earlier release has written");
     assert_eq!(read, *value);
 }
 
@@ -47,8 +48,64 @@ fn full_record() -> Record {
 #[test]
 fn the_record_is_written_in_format_1() {
     let record = full_record();
-    assert_eq!(record.format, FORMAT);
+    assert_eq!(record.format, 1);
     hold("record-1.json", &record);
+}
+
+/// A record in which nothing of format 2 is empty: an open invitation, a member that joined, one that leaves, voters that
+/// are being changed.
+#[test]
+fn the_record_and_its_commands_are_written_in_format_2() {
+    let mut record = cluster::opened(&["m1", "m2", "m3"], OnCrash::Failover);
+    let commands = format_2();
+    for command in &commands[..commands.len() - 3] {
+        assert_eq!(command.format(), 2);
+        cluster::apply(&mut record, command.clone());
+    }
+    assert_eq!(record.format, 2);
+    hold("record-2.json", &record);
+    hold("commands-2.json", &commands);
+}
+
+fn format_2() -> Vec<Command> {
+    let invitation = |id: &str| Invitation {
+        id: id.to_owned(),
+        secret_sha256: "5e".repeat(32),
+        kind: Kind::Data,
+        member: Some(member("m4")),
+        replaces: Some(member("m3")),
+        expires_at_unix_ms: 1_790_000_600_000,
+    };
+    let row = Member {
+        kind: Kind::Data,
+        votes: false,
+        raft_id: 0,
+        address: "192.0.2.4:7400".parse().expect("an address"),
+        postgres: Some("192.0.2.4:5432".parse().expect("an address")),
+        key: "key of m4".to_owned(),
+        priority: 100,
+        http: Some("192.0.2.4:7480".parse().expect("an address")),
+        leaving: false,
+    };
+    let joining = Joining {
+        invitation: "i1".to_owned(),
+        secret_sha256: "5e".repeat(32),
+        member: member("m4"),
+        row,
+        at_unix_ms: 1_790_000_000_000,
+    };
+    let at_unix_ms = 1_790_000_000_000;
+    vec![
+        Command::RaiseFormat { to: 2 },
+        Command::Invite { invitation: invitation("i1"), at_unix_ms },
+        Command::Invite { invitation: Invitation { replaces: None, ..invitation("i2") }, at_unix_ms },
+        Command::Join(joining),
+        Command::SetVoters { serial: 0, voters: [member("m1"), member("m2"), member("m4")].into() },
+        Command::Leave { member: member("m2") },
+        Command::SettleVoters { serial: 1 },
+        Command::Revoke { id: "i2".to_owned() },
+        Command::Remove { member: member("m3") },
+    ]
 }
 
 #[test]

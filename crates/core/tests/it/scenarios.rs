@@ -125,6 +125,10 @@ fn every_reason_and_every_action_occurs_in_some_scenario() {
     let elsewhere = [
         "command create",
         "command request_switchover",
+        "command invite",
+        "command revoke",
+        "command join",
+        "command leave",
         "command grant",
         "cause founded",
         "unproven unfounded",

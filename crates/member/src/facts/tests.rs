@@ -68,6 +68,8 @@ fn granted() -> Arc<Record> {
         postgres: None,
         key: String::new(),
         priority: 100,
+        http: None,
+        leaving: false,
     };
     let mut record = Record::default();
     let members = [(me.clone(), row)].into();
@@ -187,7 +189,7 @@ fn a_lease_that_was_just_granted_counts_from_its_request() {
     let requested_at = Now::from_millis(5_000);
     facts.requests.insert(7, requested_at);
     let deadline = requested_at.plus(mainstay_core::lease::usable(facts.record.settings.lease()));
-    let lease = Lease { epoch: Epoch(1), deadline, renewed_at: requested_at };
+    let lease = Lease { epoch: Epoch(1), deadline, renewed_at: requested_at, rests_on: None };
     assert_eq!(facts.view(None, None).lease, Some(lease));
     let renewed = Lease { renewed_at: Now::from_millis(9_000), ..lease };
     facts.lease.held = Some(renewed);

@@ -1,5 +1,7 @@
 //! This member as a voter: it answers renewals from memory, and says for good when a lease has run out.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_core::{Epoch, MemberId};
@@ -71,28 +73,25 @@ pub(super) async fn watch_run_out(shared: Shared, promises: Promises) {
 /// not: what it promised for good would leave the holder without it for the rest of the epoch.
 async fn is_agreed(shared: &Shared, epoch: Epoch) -> bool {
     let mut answers = JoinSet::new();
-    let (mut agreed, needed) = {
+    let (mut agreed, record) = {
         let inner = shared.borrow();
         if inner.grantor.says_run_out(epoch) {
             return true;
         }
-        for (voter, link) in
-            inner.links.iter().filter(|(voter, _)| inner.record.voters().any(|id| id == *voter))
-        {
-            let (voter, link) = (voter.clone(), link.clone());
+        for (voter, link) in inner.links() {
             answers.spawn_local(async move {
                 let answer = ask(&link, Question::Expired { epoch }, QUESTION_INTERVAL * 4).await;
                 debug!(%voter, %epoch, ?answer, "asked whether the lease has run out");
-                matches!(answer, Some(Reply::RunOut(true)))
+                matches!(answer, Some(Reply::RunOut(true))).then_some(voter)
             });
         }
-        let votes = inner.record.voters().any(|voter| *voter == inner.me);
-        (usize::from(votes), inner.record.majority())
+        let own = inner.votes().then(|| inner.me.clone());
+        (own.into_iter().collect::<BTreeSet<MemberId>>(), Arc::clone(&inner.record))
     };
     // The holder that does not answer is not waited for.
-    while agreed < needed {
+    while !record.has_majority(|voter| agreed.contains(voter)) {
         match answers.join_next().await {
-            Some(answer) => agreed += usize::from(matches!(answer, Ok(true))),
+            Some(answer) => agreed.extend(answer.ok().flatten()),
             None => return false,
         }
     }
@@ -129,12 +128,12 @@ async fn ask_the_others(shared: &Shared, epoch: Epoch) {
             if over {
                 return;
             }
-            let me = inner.me.clone();
-            if inner.record.voters().any(|voter| *voter == me) {
+            if inner.votes() {
+                let me = inner.me.clone();
                 inner.run_out.insert(me);
             }
             inner.publish();
-            inner.links.iter().map(|(voter, link)| (voter.clone(), link.clone())).collect()
+            inner.links()
         };
         for (voter, link) in links {
             let shared = shared.clone();

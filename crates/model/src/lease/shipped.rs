@@ -17,6 +17,8 @@ pub(super) fn records(names: &[MemberId], lease_ms: u64) -> Vec<Arc<Record>> {
         postgres: None,
         key: String::new(),
         priority: 0,
+        http: None,
+        leaving: false,
     };
     let members: BTreeMap<MemberId, Member> = names.iter().map(|name| (name.clone(), row.clone())).collect();
     let settings = Settings { lease_ms, ..Settings::default() };
@@ -49,6 +51,7 @@ pub(super) fn witness_view(me: &MemberId, record: Arc<Record>, run_out: RunOut) 
     View {
         now: Now::from_millis(1_000_000),
         me: me.clone(),
+        leads: false,
         confirmed: Some(record.epoch),
         record,
         sealed: Epoch(0),

@@ -179,6 +179,7 @@ impl Minds {
         View {
             now,
             me: self.name(sight.me).clone(),
+            leads: false,
             confirmed: (own.confirmed > 0).then(|| epoch(own.confirmed)),
             sealed: epoch(own.sealed),
             directory,
@@ -192,6 +193,7 @@ impl Minds {
                 epoch: epoch(held),
                 deadline,
                 renewed_at: now,
+                rests_on: None,
             }),
             run_out: RunOut {
                 epoch: epoch(sight.run_out),
@@ -295,6 +297,7 @@ impl Minds {
                     unfit: None,
                     wal_kept_from: Some(Lsn(0)),
                     checkpointed: true,
+                    format: 0,
                     heard_ms: BTreeMap::new(),
                 };
                 (self.name(member).clone(), Peer { heard_at: now, state })

@@ -170,6 +170,8 @@ fn first_record(names: &[MemberId]) -> Record {
         postgres: None,
         key: String::new(),
         priority: 0,
+        http: None,
+        leaving: false,
     };
     let members: BTreeMap<MemberId, Member> = names.iter().map(|name| (name.clone(), row.clone())).collect();
     let holder = names.last().expect("at least the primary").clone();

@@ -1,6 +1,7 @@
 //! What a member tells the others of itself, and what it hears.
 
 use mainstay_core::decide::unfit;
+use mainstay_core::record::FORMAT;
 use mainstay_core::view::{Directory, MemberState, Peer, PeerServer, Server};
 use mainstay_core::{Epoch, MemberId};
 
@@ -32,6 +33,7 @@ impl World {
             unfit: unfit(view, &member.memory),
             wal_kept_from: kept_from.filter(|_| server == PeerServer::Primary),
             checkpointed: opened.is_some() && view.checkpointed == opened,
+            format: if view.record.format > 0 { FORMAT } else { 0 },
             heard_ms: view.peers.iter().map(|(id, peer)| (id.clone(), millis(peer.heard_at))).collect(),
         }
     }

@@ -66,13 +66,13 @@ impl World {
     pub(super) fn deadline(&mut self, machine: usize) -> Option<(Epoch, Now)> {
         let member = self.member(machine);
         let holder = member.holder.as_ref()?;
-        Some((holder.epoch(), holder.deadline(member.view.record.voters())))
+        Some((holder.epoch(), holder.deadline(&member.view.record)))
     }
 
     pub(super) fn lease_view(&mut self, machine: usize) -> Option<Lease> {
         let (epoch, deadline) = self.deadline(machine)?;
         let renewed_at = deadline.minus(usable(self.config.lease));
-        Some(Lease { epoch, deadline, renewed_at })
+        Some(Lease { epoch, deadline, renewed_at, rests_on: None })
     }
 
     /// Each later deadline goes to the guard.
@@ -150,15 +150,16 @@ impl World {
             return;
         };
         let record = &member.view.record;
-        let agrees = |voter: &&MemberId| {
-            **voter == member.view.me
+        let agrees = |voter: &MemberId| {
+            *voter == member.view.me
                 || member
                     .expired
-                    .get(*voter)
+                    .get(voter)
                     .is_some_and(|(expired, at)| *expired == epoch && now.since(*at) < EXPIRED_FRESH)
         };
-        let needed = if mutated(Mutant::ExpiryByMinority) { 1 } else { record.majority() };
-        if record.voters().filter(agrees).count() < needed || member.promising == Some(epoch) {
+        let agreed =
+            record.has_majority(agrees) || mutated(Mutant::ExpiryByMinority) && record.voters().any(agrees);
+        if !agreed || member.promising == Some(epoch) {
             return;
         }
         member.grantor.run_out(now);

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mainstay_core::lease::{Answer, Grantor, Holder, usable};
-use mainstay_core::record::{EndCause, Phase, Record};
+use mainstay_core::record::{EndCause, OnCrash, Phase, Record};
 use mainstay_core::{Epoch, Now};
 use proptest::prelude::*;
 
 use super::cases;
+use crate::cluster;
 use crate::notation::member;
 
 const LEASE: Duration = Duration::from_millis(3_000);
@@ -107,7 +108,7 @@ proptest! {
         answers in prop::collection::vec((0usize..5, 61_000u64..70_000), 0..30),
         count in 1usize..6,
     ) {
-        let voters: Vec<_> = ["m1", "m2", "m3", "m4", "m5"][..count].iter().map(|name| member(name)).collect();
+        let record = cluster::created(&["m1", "m2", "m3", "m4", "m5"][..count], OnCrash::Failover);
         let requested = Now::from_millis(60_000);
         let mut holder = Holder::granted(Epoch(1), LEASE, requested);
         for (voter, sent) in &answers {
@@ -120,6 +121,6 @@ proptest! {
         };
         let newest = answers.iter().map(|(_, sent)| *sent).filter(|at| promised(*at)).max();
         let from = newest.map_or(requested, Now::from_millis);
-        prop_assert_eq!(holder.deadline(voters.iter()), from.plus(usable(LEASE)));
+        prop_assert_eq!(holder.deadline(&record), from.plus(usable(LEASE)));
     }
 }

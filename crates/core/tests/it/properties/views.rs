@@ -181,6 +181,7 @@ fn take(view: &mut View, change: Change) {
                 epoch: Epoch(epoch),
                 deadline: Now(before(1_000).0 + ms * 1_000_000),
                 renewed_at: before(ms),
+                rests_on: None,
             });
         }
         Change::RunOut(epoch, voters) => {
