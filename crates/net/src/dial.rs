@@ -74,7 +74,8 @@ pub(crate) async fn dial(
     let config = endpoint.client_config(peer).map_err(DialError::Setup)?;
     let timed_out = |limit| move |_| DialError::TimedOut { address, limit };
 
-    let connecting = timeout(CONNECT_TIMEOUT, connect(address)).await.map_err(timed_out(CONNECT_TIMEOUT))?;
+    let connecting =
+        timeout(CONNECT_TIMEOUT, socket::connect(address)).await.map_err(timed_out(CONNECT_TIMEOUT))?;
     let stream = connecting.map_err(|source| DialError::Connect { address, source })?;
     let greeting = async {
         let name = ServerName::IpAddress(address.ip().into());
@@ -85,12 +86,6 @@ pub(crate) async fn dial(
         Ok(Dialled { stream, frames, fingerprint })
     };
     timeout(HELLO_TIMEOUT, greeting).await.map_err(timed_out(HELLO_TIMEOUT))?
-}
-
-async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let socket = socket::new_socket(address)?;
-    socket::prepare(&socket)?;
-    socket.connect(address).await
 }
 
 async fn greet(

@@ -61,6 +61,10 @@ impl Endpoint {
         &self.shared.allowlist
     }
 
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.shared.identity
+    }
+
     pub(crate) fn server_config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.shared.server_config)
     }

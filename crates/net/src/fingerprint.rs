@@ -50,6 +50,14 @@ impl KeyFingerprint {
         Ok(KeyFingerprint::of_public_key_info(&key.subject_public_key_info()))
     }
 
+    pub(crate) fn from_bytes(bytes: [u8; 32]) -> KeyFingerprint {
+        KeyFingerprint(bytes)
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     fn of_public_key_info(der: &[u8]) -> KeyFingerprint {
         let digest = ring::digest::digest(&ring::digest::SHA256, der);
         KeyFingerprint(digest.as_ref().try_into().expect("SHA-256 has 32 bytes"))

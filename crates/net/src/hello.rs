@@ -33,6 +33,9 @@ pub mod kind {
     pub const ANSWER: u8 = 8;
     /// The number of a call, and why there is no result, for people.
     pub const FAILURE: u8 = 9;
+    /// A machine's request to join, on join connections only; answered by JOIN_ANSWER or REFUSED.
+    pub const JOIN_REQUEST: u8 = 10;
+    pub const JOIN_ANSWER: u8 = 11;
 }
 
 /// What a connection is for. Each channel has connections of its own, so that a large answer on one

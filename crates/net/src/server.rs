@@ -13,7 +13,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout};
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::{StartHandshake, TlsStream};
 use tracing::{debug, warn};
 
 use crate::dial::one_line;
@@ -22,8 +23,9 @@ use crate::fingerprint::KeyFingerprint;
 use crate::frame::{self, FrameError, FrameReader, MAXIMUM_PAYLOAD};
 use crate::hello::{Hello, MAXIMUM_HELLO, Refusal, kind};
 use crate::incoming::{Incoming, Membership};
+use crate::join::{self, Desk, Joins};
 use crate::socket::{self, Socket};
-use crate::tls::WrongKey;
+use crate::tls::{TlsError, WrongKey};
 
 /// From accepting to the answered hello. Members need some milliseconds.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -61,6 +63,7 @@ pub struct Server {
     endpoint: Endpoint,
     listener: TcpListener,
     address: SocketAddr,
+    joins: Option<join::Service>,
 }
 
 impl Server {
@@ -76,12 +79,20 @@ impl Server {
         socket.bind(address).map_err(failed)?;
         let listener = socket.listen(BACKLOG).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        Ok(Server { endpoint, listener, address })
+        Ok(Server { endpoint, listener, address, joins: None })
     }
 
     /// The address listened on, with the port that the system chose if it was left open.
     pub fn local_address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Answers machines that want to join, too. Without it they are strangers like all others.
+    ///
+    /// Fails if the CA of `joins` has not issued the certificate of this member.
+    pub fn answer_joins(mut self, joins: Joins) -> Result<Server, TlsError> {
+        self.joins = Some(join::Service::new(joins, self.endpoint.identity())?);
+        Ok(self)
     }
 
     /// Accepts connections for ever, and gives each member's to `handler` in a task of its own.
@@ -98,13 +109,15 @@ impl Server {
         let mut oldest_first = VecDeque::<AbortHandle>::new();
         let mut connections = JoinSet::new();
         let mut warnings = Warnings::default();
+        let mut desk = Desk::new(self.joins);
         loop {
             tokio::select! {
                 accepted = self.listener.accept() => match accepted {
                     Ok((stream, address)) => {
                         make_room(&mut oldest_first);
-                        let greeting = greet(self.endpoint.clone(), stream, address, permits.clone());
-                        let greeting = async move { (address, limited(greeting).await) };
+                        let accepted = Instant::now();
+                        let greeting = greet(self.endpoint.clone(), stream, address, permits.clone(), desk.is_open());
+                        let greeting = async move { (address, accepted, limited(greeting).await) };
                         oldest_first.push_back(handshakes.spawn(greeting));
                     }
                     Err(error) if is_of_one_connection(&error) => debug!(%error, "a connection was gone at once"),
@@ -114,13 +127,15 @@ impl Server {
                     }
                 },
                 Some(greeted) = handshakes.join_next() => match greeted {
-                    Ok((_, Ok(incoming))) => {
-                        connections.spawn(handler(incoming));
+                    Ok((_, _, Ok(Greeted::Member(incoming)))) => {
+                        connections.spawn(handler(*incoming));
                     }
-                    Ok((address, Err(error))) => error.log(address, &mut warnings),
+                    Ok((address, accepted, Ok(Greeted::Joining(start)))) => desk.admit(*start, address, accepted),
+                    Ok((address, _, Err(error))) => error.log(address, &mut warnings),
                     Err(error) if error.is_panic() => warnings.warn(&format!("a handshake failed: {error}")),
                     Err(_) => {} // Made room for a newer one.
                 },
+                Some(()) = desk.served() => {}
                 Some(_) = connections.join_next() => {}
             }
         }
@@ -145,9 +160,14 @@ fn make_room(oldest_first: &mut VecDeque<AbortHandle>) {
     }
 }
 
-async fn limited(
-    greeting: impl Future<Output = Result<Incoming, GreetError>>,
-) -> Result<Incoming, GreetError> {
+/// Who has come.
+enum Greeted {
+    Member(Box<Incoming>),
+    /// Nobody yet: a machine that wants to join, after its first words of TLS.
+    Joining(Box<StartHandshake<Socket>>),
+}
+
+async fn limited(greeting: impl Future<Output = Result<Greeted, GreetError>>) -> Result<Greeted, GreetError> {
     timeout(HANDSHAKE_TIMEOUT, greeting).await.unwrap_or(Err(GreetError::TimedOut))
 }
 
@@ -194,16 +214,22 @@ impl GreetError {
     }
 }
 
-/// TLS, then the hello and its answer.
+/// TLS, then the hello and its answer. What the client offers in its first words decides only whether it has come
+/// to join; whoever does not say so has to show a member's key.
 async fn greet(
     endpoint: Endpoint,
     stream: TcpStream,
     address: SocketAddr,
     permits: Permits,
-) -> Result<Incoming, GreetError> {
+    answers_joins: bool,
+) -> Result<Greeted, GreetError> {
     socket::prepare(&stream).map_err(GreetError::Tls)?;
-    let acceptor = TlsAcceptor::from(endpoint.server_config());
-    let mut stream = acceptor.accept(Socket::Attached(stream)).await.map_err(handshake_error)?;
+    let acceptor = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), Socket::Attached(stream));
+    let start = acceptor.await.map_err(GreetError::Tls)?;
+    if answers_joins && join::is_join(&start) {
+        return Ok(Greeted::Joining(Box::new(start)));
+    }
+    let mut stream = start.into_stream(endpoint.server_config()).await.map_err(handshake_error)?;
     let (from, fingerprint) = peer(&endpoint, &stream)?;
 
     let mut frames = FrameReader::new(MAXIMUM_HELLO);
@@ -227,7 +253,8 @@ async fn greet(
     frames.set_maximum(MAXIMUM_PAYLOAD);
     let membership =
         Membership { member: from.clone(), fingerprint, allowlist: endpoint.allowlist().clone() };
-    Ok(Incoming { from, address, channel, stream, frames, membership, permit })
+    let incoming = Incoming { from, address, channel, stream, frames, membership, permit };
+    Ok(Greeted::Member(Box::new(incoming)))
 }
 
 /// The member whose key the handshake has proven. The list may have changed since: then it is nobody's.
@@ -268,13 +295,13 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 
 /// Warnings that anybody who reaches the port can cause.
 #[derive(Default)]
-struct Warnings {
+pub(crate) struct Warnings {
     last: Option<Instant>,
     kept_back: u64,
 }
 
 impl Warnings {
-    fn warn(&mut self, text: &str) {
+    pub(crate) fn warn(&mut self, text: &str) {
         if self.last.is_some_and(|last| last.elapsed() < WARNING_INTERVAL) {
             self.kept_back += 1;
             debug!("{text}");

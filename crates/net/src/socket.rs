@@ -34,6 +34,12 @@ pub(crate) fn prepare<S: std::os::fd::AsFd>(socket: &S) -> io::Result<()> {
     Ok(())
 }
 
+pub(crate) async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = new_socket(address)?;
+    prepare(&socket)?;
+    socket.connect(address).await
+}
+
 /// A connection that can change runtimes. A Tokio socket belongs to the runtime that it was made in, and a
 /// TLS stream cannot be taken apart and put together again; so the change happens beneath TLS.
 #[derive(Debug)]

@@ -5,6 +5,9 @@
 //! a wrong clock or a forgotten renewal must not cut a member off from its cluster, and a pinned key is stronger
 //! than a chain, since it leaves no authority that could vouch for a second key. For the same reason a removed
 //! member is out as soon as the allowlist changes: sessions cannot be resumed, and open connections are closed.
+//!
+//! The one exception is a machine that wants to join: it knows no member's key yet, only that of the cluster's CA,
+//! and shows no certificate of its own. See [`crate::join`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,6 +29,10 @@ use tokio::sync::watch;
 
 use crate::fingerprint::{FingerprintError, KeyFingerprint};
 
+pub(crate) mod joining;
+
+pub use joining::WrongAuthority;
+
 /// Why there is no identity or no TLS configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -41,6 +48,10 @@ pub enum TlsError {
     Fingerprint(#[source] FingerprintError),
     #[error("TLS cannot be set up")]
     Setup(#[source] rustls::Error),
+    #[error("the cluster CA's certificate cannot be read as PEM")]
+    Authority(#[source] pem::Error),
+    #[error("the member's certificate and the cluster CA's certificate do not belong together")]
+    NotIssued(#[source] WrongAuthority),
 }
 
 /// A key that is not the one expected. It ends the handshake and stands in the local log.
@@ -61,12 +72,14 @@ pub enum WrongKey {
 impl WrongKey {
     /// Finds the verdict of our verifier in the error that a handshake ended with.
     pub(crate) fn within(error: &std::io::Error) -> Option<WrongKey> {
-        match error.get_ref()?.downcast_ref::<rustls::Error>()? {
-            rustls::Error::InvalidCertificate(CertificateError::Other(other)) => {
-                other.0.downcast_ref().cloned()
-            }
-            _ => None,
-        }
+        verdict_within(error)
+    }
+}
+
+fn verdict_within<V: Clone + std::error::Error + 'static>(error: &std::io::Error) -> Option<V> {
+    match error.get_ref()?.downcast_ref::<rustls::Error>()? {
+        rustls::Error::InvalidCertificate(CertificateError::Other(other)) => other.0.downcast_ref().cloned(),
+        _ => None,
     }
 }
 
@@ -186,8 +199,8 @@ pub(crate) fn client_config(
     Ok(Arc::new(config))
 }
 
-fn refused(wrong: WrongKey) -> rustls::Error {
-    CertificateError::Other(OtherError(Arc::new(wrong))).into()
+fn refused(verdict: impl std::error::Error + Send + Sync + 'static) -> rustls::Error {
+    CertificateError::Other(OtherError(Arc::new(verdict))).into()
 }
 
 fn fingerprint(certificate: &CertificateDer<'_>) -> Result<KeyFingerprint, rustls::Error> {

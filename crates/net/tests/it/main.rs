@@ -3,6 +3,8 @@
 mod calls;
 mod certificates;
 mod handshake;
+mod joining;
 mod links;
+mod probing;
 mod strangers;
 mod support;

@@ -22,7 +22,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::support::{Cluster, LIMIT, Listener, any_port, member, until_connected, until_error};
 
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
@@ -65,15 +65,20 @@ impl ServerCertVerifier for Trusting {
     }
 }
 
-/// The certificate of one with the key of another, or of the same.
-fn certified(certificate: &Issued, key: &Issued) -> Arc<SingleCertAndKey> {
-    let chain = vec![CertificateDer::from_pem_slice(certificate.certificate_pem.as_bytes()).unwrap()];
+/// The certificate of one with the key of another, or of the same; and perhaps that of a CA.
+pub(crate) fn certified(
+    certificate: &Issued,
+    key: &Issued,
+    authority_pem: Option<&str>,
+) -> Arc<SingleCertAndKey> {
+    let chain = [Some(&certificate.certificate_pem[..]), authority_pem].into_iter().flatten();
+    let chain = chain.map(|pem| CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()).collect();
     let key = PrivateKeyDer::from_pem_slice(key.key_pem.as_bytes()).unwrap();
     let key = provider().key_provider.load_private_key(key).unwrap();
     Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key)))
 }
 
-fn client_config(client: Option<Arc<SingleCertAndKey>>) -> Arc<ClientConfig> {
+pub(crate) fn client_config(client: Option<Arc<SingleCertAndKey>>) -> Arc<ClientConfig> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
@@ -85,14 +90,18 @@ fn client_config(client: Option<Arc<SingleCertAndKey>>) -> Arc<ClientConfig> {
     })
 }
 
-async fn connect(address: SocketAddr, config: &Arc<ClientConfig>) -> TlsStream<TcpStream> {
+pub(crate) async fn connect(address: SocketAddr, config: &Arc<ClientConfig>) -> TlsStream<TcpStream> {
     let stream = TcpStream::connect(address).await.unwrap();
     let name = ServerName::IpAddress(address.ip().into());
     TlsConnector::from(Arc::clone(config)).connect(name, stream).await.unwrap()
 }
 
 /// Says something, and returns the listener's answer.
-async fn say(stream: &mut TlsStream<TcpStream>, kind: u8, payload: &[u8]) -> Result<Option<Frame>, String> {
+pub(crate) async fn say(
+    stream: &mut TlsStream<TcpStream>,
+    kind: u8,
+    payload: &[u8],
+) -> Result<Option<Frame>, String> {
     let mut bytes = BytesMut::new();
     frame::append(&mut bytes, kind, &[payload]).unwrap();
     if stream.write_all(&bytes).await.is_ok() {
@@ -101,7 +110,7 @@ async fn say(stream: &mut TlsStream<TcpStream>, kind: u8, payload: &[u8]) -> Res
     hear(stream).await
 }
 
-async fn hear(stream: &mut TlsStream<TcpStream>) -> Result<Option<Frame>, String> {
+pub(crate) async fn hear(stream: &mut TlsStream<TcpStream>) -> Result<Option<Frame>, String> {
     FrameReader::new(MAXIMUM_PAYLOAD).read(stream, LIMIT).await.map_err(|error| match error {
         frame::FrameError::Io(error) => error.to_string(),
         error => error.to_string(),
@@ -111,13 +120,13 @@ async fn hear(stream: &mut TlsStream<TcpStream>) -> Result<Option<Frame>, String
 /// A client with m2's key that has said hello.
 async fn welcome(listener: &Listener, cluster: &Cluster, channel: Channel) -> TlsStream<TcpStream> {
     let m2 = &cluster.issued[&member("m2")];
-    let mut stream = connect(listener.address, &client_config(Some(certified(m2, m2)))).await;
+    let mut stream = connect(listener.address, &client_config(Some(certified(m2, m2, None)))).await;
     let hello = Hello::new("shop", &member("m2"), channel).to_json();
     assert_eq!(say(&mut stream, kind::HELLO, &hello).await.unwrap().unwrap().kind, kind::WELCOME);
     stream
 }
 
-async fn read_to_end(mut stream: impl AsyncRead + Unpin) -> Vec<u8> {
+pub(crate) async fn read_to_end(mut stream: impl AsyncRead + Unpin) -> Vec<u8> {
     let mut bytes = Vec::new();
     // A reset is an end as well.
     let _ = tokio::time::timeout(LIMIT, stream.read_to_end(&mut bytes)).await.expect("the connection ends");
@@ -147,7 +156,7 @@ async fn a_certificate_without_its_key_proves_nothing() {
     let [m1, m2, m3] = ["m1", "m2", "m3"].map(|name| &cluster.issued[&member(name)]);
     let listener = Listener::start(&cluster.endpoint("m1"), any_port());
     // m3 shows the certificate of m2, which is no secret.
-    let mut stream = connect(listener.address, &client_config(Some(certified(m2, m3)))).await;
+    let mut stream = connect(listener.address, &client_config(Some(certified(m2, m3, None)))).await;
     let hello = Hello::new("shop", &member("m2"), Channel::Raft).to_json();
     let error = say(&mut stream, kind::HELLO, &hello).await.unwrap_err();
     assert!(error.contains("DecryptError"), "{error}");
@@ -157,7 +166,7 @@ async fn a_certificate_without_its_key_proves_nothing() {
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .with_no_client_auth()
-        .with_cert_resolver(certified(m1, m3));
+        .with_cert_resolver(certified(m1, m3, None));
     let trap = TcpListener::bind(any_port()).await.unwrap();
     let link = cluster.endpoint("m2").link(member("m1"), trap.local_addr().unwrap(), Channel::Raft);
     let (stream, _) = trap.accept().await.unwrap();
@@ -171,7 +180,7 @@ async fn nothing_can_be_resumed() {
     let mut listener = Listener::start(&cluster.endpoint("m1"), any_port());
     let m2 = &cluster.issued[&member("m2")];
     // It remembers sessions, and would use a ticket.
-    let config = client_config(Some(certified(m2, m2)));
+    let config = client_config(Some(certified(m2, m2, None)));
     for _ in 0..2 {
         let mut stream = connect(listener.address, &config).await;
         let hello = Hello::new("shop", &member("m2"), Channel::Raft).to_json();
@@ -239,7 +248,7 @@ async fn a_frame_over_the_limit_ends_the_connection() {
     }
     // Before the hello is accepted, the limit is lower.
     let m2 = &cluster.issued[&member("m2")];
-    let mut stream = connect(listener.address, &client_config(Some(certified(m2, m2)))).await;
+    let mut stream = connect(listener.address, &client_config(Some(certified(m2, m2, None)))).await;
     assert_eq!(say(&mut stream, kind::HELLO, &[b' '; 5000]).await.unwrap_or(None), None);
     assert_alive(&cluster, &listener).await;
 }
@@ -249,7 +258,7 @@ async fn a_wrong_hello_gets_a_reason() {
     let cluster = Cluster::new();
     let listener = Listener::start(&cluster.endpoint("m1"), any_port());
     let m2 = &cluster.issued[&member("m2")];
-    let config = client_config(Some(certified(m2, m2)));
+    let config = client_config(Some(certified(m2, m2, None)));
     let valid = Hello::new("shop", &member("m2"), Channel::Raft).to_json();
     let newer = br#"{"protocol": 2}"#;
     let mail = br#"{"protocol": 1, "cluster": "shop", "from": "m2", "channel": "mail"}"#;
@@ -290,7 +299,7 @@ async fn those_who_dawdle_are_cut_off_and_lock_nobody_out() {
 
     // A member that shows its key, and then says nothing.
     let m2 = &cluster.issued[&member("m2")];
-    let stream = connect(listener.address, &client_config(Some(certified(m2, m2)))).await;
+    let stream = connect(listener.address, &client_config(Some(certified(m2, m2, None)))).await;
     assert_eq!(read_to_end(stream).await, b"");
 }
 

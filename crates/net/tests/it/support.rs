@@ -38,6 +38,7 @@ pub(crate) fn reserved_port() -> (TcpSocket, SocketAddr) {
 
 /// Keys of a few members.
 pub(crate) struct Cluster {
+    pub(crate) ca: ClusterCa,
     pub(crate) issued: BTreeMap<MemberId, Issued>,
 }
 
@@ -46,7 +47,7 @@ impl Cluster {
         let ca = ClusterCa::create("shop").unwrap();
         let names = ["m1", "m2", "m3"].map(member);
         let issued = names.into_iter().map(|name| (name.clone(), ca.issue_member(&name).unwrap())).collect();
-        Cluster { issued }
+        Cluster { ca, issued }
     }
 
     pub(crate) fn identity(&self, name: &str) -> Identity {
@@ -126,7 +127,7 @@ impl Listener {
         }
     }
 
-    fn run(server: Server) -> Listener {
+    pub(crate) fn run(server: Server) -> Listener {
         let address = server.local_address();
         let (message_sender, messages) = mpsc::unbounded_channel();
         let (end_sender, ended) = mpsc::unbounded_channel();
