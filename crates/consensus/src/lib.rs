@@ -25,6 +25,7 @@ mod machine;
 mod membership;
 mod message;
 mod recent;
+mod reconcile;
 mod replica;
 pub mod sim_disk;
 mod snapshot;
@@ -35,6 +36,7 @@ pub use failure::Failure;
 pub use identity::{CreateError, Identity, create};
 pub use machine::{Machine, RestoreError};
 pub use membership::MembershipChange;
+pub use reconcile::{Reconcile, reconcile};
 pub use replica::{
     Applied, Heard, MembershipApplied, OpenError, OpenReport, Outgoing, ProposeError, ReadDone, Ready,
     Replica, Role, Settings, Status, StepError, Timing,

@@ -96,6 +96,7 @@ fn snapshot<M: Clone>(machine: &M, applied: u64, available: bool) -> Snapshot<M>
         voters: vec![1],
         voters_outgoing: Vec::new(),
         learners: Vec::new(),
+        caught_up: Vec::new(),
         log_bytes: 0,
     };
     let leader_seen = if available { boottime_ns() } else { 0 };

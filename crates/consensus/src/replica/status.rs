@@ -44,6 +44,8 @@ pub struct Status {
     pub voters_outgoing: Vec<u64>,
     /// The members without a vote, in order.
     pub learners: Vec<u64>,
+    /// As leader: the other members that are there and have stored what is applied here, in order; else empty.
+    pub caught_up: Vec<u64>,
     /// Size of the log's file.
     pub log_bytes: u64,
 }
@@ -85,7 +87,20 @@ impl<D: Disk, M: Machine> Replica<D, M> {
             voters: sorted(members.voters),
             voters_outgoing: sorted(members.voters_outgoing),
             learners: sorted(members.learners),
+            caught_up: self.caught_up(),
             log_bytes: self.file.bytes(),
         }
+    }
+
+    fn caught_up(&self) -> Vec<u64> {
+        let raft = &self.node.raft;
+        if raft.state != StateRole::Leader {
+            return Vec::new();
+        }
+        let others = raft.prs().iter().filter(|(id, _)| **id != raft.id);
+        let there = others.filter(|(_, peer)| peer.recent_active && peer.matched >= self.applied);
+        let mut ids: Vec<u64> = there.map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        ids
     }
 }

@@ -1,6 +1,8 @@
 //! Members that come, lag, and go.
 
-use mainstay_consensus::{MembershipChange, ProposeError, Role, Settings};
+use std::collections::BTreeSet;
+
+use mainstay_consensus::{MembershipChange, ProposeError, Reconcile, Role, Settings, reconcile};
 
 use crate::cluster::{Cluster, settings};
 
@@ -183,4 +185,60 @@ fn impossible_changes_are_refused_at_once() {
     cluster.replica(1).propose_membership(1, &add).unwrap();
     let other = [MembershipChange::AddLearner(8)];
     assert_eq!(cluster.replica(1).propose_membership(2, &other), Err(ProposeError::Busy));
+}
+
+/// Takes the steps that the leader finds, one after the other, until it finds none.
+fn reconciled(cluster: &mut Cluster, voters: &[u64], members: &[u64]) {
+    let voters: BTreeSet<u64> = voters.iter().copied().collect();
+    let members: BTreeSet<u64> = members.iter().copied().collect();
+    for id in 1000..1040 {
+        cluster.tick(20);
+        let Some(leader) = cluster.leader() else { continue };
+        match reconcile(&cluster.replicas[&leader].status(), &voters, &members) {
+            Some(Reconcile::Change(changes)) => {
+                let proposed = cluster.replica(leader).propose_membership(id, &changes);
+                assert_eq!(proposed, Ok(()), "{changes:?}");
+            }
+            Some(Reconcile::HandOver(to)) => cluster.replica(leader).transfer_leader(to).unwrap(),
+            None => {}
+        }
+        cluster.settle();
+    }
+    let status = cluster.replicas[&cluster.leader().expect("a leader")].status();
+    assert_eq!(status.voters.iter().copied().collect::<BTreeSet<u64>>(), voters);
+    assert!(voters.contains(&status.raft_id) && status.voters_outgoing.is_empty());
+    let learners: BTreeSet<u64> = status.learners.into_iter().collect();
+    assert_eq!(learners, &members - &voters);
+}
+
+#[test]
+fn one_member_becomes_three_and_the_first_leaves_them() {
+    let mut cluster = Cluster::new(&[1]);
+    cluster.elect();
+    cluster.propose(1, 1, b"alone");
+    cluster.add(2, &[]);
+    cluster.add(3, &[]);
+    reconciled(&mut cluster, &[1], &[1, 2]);
+    reconciled(&mut cluster, &[1, 2, 3], &[1, 2, 3]);
+    assert_eq!(cluster.journal(3), cluster.journal(1));
+    reconciled(&mut cluster, &[2, 3], &[1, 2, 3]);
+    reconciled(&mut cluster, &[3], &[3]);
+    cluster.propose(3, 2, b"alone again");
+    assert!(cluster.journal(3).contains(&b"alone again".to_vec()));
+}
+
+#[test]
+fn a_newcomer_that_never_comes_up_stops_nobody() {
+    let mut cluster = Cluster::new(&[1]);
+    cluster.elect();
+    let to = BTreeSet::from([1, 2]);
+    for (id, expected) in [(1, Some(Reconcile::Change(vec![MembershipChange::AddLearner(2)]))), (2, None)] {
+        let next = reconcile(&cluster.replicas[&1].status(), &to, &to);
+        assert_eq!(next, expected);
+        if let Some(Reconcile::Change(changes)) = next {
+            change(&mut cluster, id, &changes);
+        }
+    }
+    cluster.propose(1, 9, b"goes on");
+    assert!(cluster.journal(1).contains(&b"goes on".to_vec()));
 }

@@ -399,6 +399,7 @@ mod tests {
             voters: voters.to_vec(),
             voters_outgoing: voters_outgoing.to_vec(),
             learners: Vec::new(),
+            caught_up: Vec::new(),
             log_bytes: 0,
         };
         let answered = BTreeMap::from([(2, 70), (3, 40), (4, 90)]);
