@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 use hyper::body::{Body, Buf, Bytes};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use mainstay_member::Configuration;
+use mainstay_member::control::Refusal;
 use mainstay_member::explain::Explanation;
 use mainstay_member::status::Status;
 use serde::de::DeserializeOwned;
@@ -62,20 +63,36 @@ impl Control {
 
     async fn ask<T: DeserializeOwned>(&self, request: Request<String>, patience: Duration) -> Result<T> {
         let exchange = async {
-            let stream = UnixStream::connect(&self.socket).await.with_context(|| self.not_running())?;
+            let stream =
+                UnixStream::connect(&self.socket).await.map_err(|error| self.not_connected(error))?;
             exchange(stream, request).await
         };
         let answer = tokio::time::timeout(patience, exchange).await;
         let (status, body) = answer
             .with_context(|| format!("no answer on {} within {patience:?}", self.socket.display()))??;
         if !status.is_success() {
-            bail!("{}", String::from_utf8_lossy(&body).trim());
+            return Err(refused(&body));
         }
         Ok(serde_json::from_slice(&body)?)
     }
 
-    fn not_running(&self) -> String {
-        format!("no member answers on {}; is it running? start it with: mainstay run", self.socket.display())
+    fn not_connected(&self, error: std::io::Error) -> anyhow::Error {
+        let socket = self.socket.display();
+        let why = match error.kind() {
+            std::io::ErrorKind::PermissionDenied => {
+                format!("{socket} is for root and the users of the member and of PostgreSQL; use sudo")
+            }
+            _ => format!("no member answers on {socket}; is it running? start it with: mainstay run"),
+        };
+        anyhow::Error::new(error).context(why)
+    }
+}
+
+/// One line of what a member refuses, with the remedy.
+fn refused(body: &[u8]) -> anyhow::Error {
+    match Refusal::from_json(body) {
+        Some(refusal) => anyhow!("{refusal}"),
+        None => anyhow!("{}", String::from_utf8_lossy(body).trim()),
     }
 }
 
@@ -83,7 +100,7 @@ impl Control {
 pub(crate) async fn public_status(address: SocketAddr) -> Result<Status> {
     let exchange = async {
         let stream = TcpStream::connect(address).await?;
-        exchange(stream, Request::get("/status").header("host", address.to_string()).body(String::new())?)
+        exchange(stream, Request::get("/v1/status").header("host", address.to_string()).body(String::new())?)
             .await
     };
     let (_, body) = tokio::time::timeout(PATIENCE, exchange).await.context("no answer in time")??;

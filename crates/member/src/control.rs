@@ -1,33 +1,100 @@
 //! What the member answers: everything to its own machine over a Unix socket, reading only over TCP.
+//!
+//! Every route stands in one of the three tables below. Each verb that changes something has a file of its own in
+//! `control/`; what it refuses is a [`Refuse`], which both interfaces answer in the same form.
+
+mod caller;
+mod health;
+mod input;
+mod read;
+mod refuse;
+mod routes;
+mod switchover;
 
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
 
-use axum::extract::{Query, State};
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
-use mainstay_core::MemberId;
-use mainstay_core::record::{Applied, Command};
-use serde::{Deserialize, Serialize};
+use axum::Router;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 
-use crate::explain::{Explanation, Explanations};
-use crate::metrics;
+use crate::explain::Explanations;
 use crate::propose::Proposer;
-use crate::status::{Role, Status};
+use crate::status::Status;
 
-/// What the answers are made from.
+pub(crate) use caller::Callers;
+pub use refuse::{Refusal, Refuse};
+use routes::Routes;
+pub use switchover::{SwitchoverAnswer, SwitchoverRequest};
+
+/// What the reading answers are made from. Nothing can be changed with it.
+#[derive(Clone)]
+pub(crate) struct Seen {
+    pub(crate) status: watch::Receiver<Arc<Status>>,
+}
+
+/// What the answers on the control socket are made from.
 #[derive(Clone)]
 pub(crate) struct Control {
-    pub(crate) status: watch::Receiver<Arc<Status>>,
+    pub(crate) seen: Seen,
     pub(crate) explanations: Arc<Mutex<Explanations>>,
     pub(crate) proposer: Proposer,
+}
+
+/// Read-only HTTP for load balancers, on both interfaces.
+fn health_routes() -> Routes<Seen> {
+    Routes::new()
+        .asked("/primary", health::primary)
+        .asked("/replica", health::replica)
+        .asked("/health", health::health)
+}
+
+/// Over TCP, without a password: nothing secret, nothing that changes anything.
+fn public_routes() -> Routes<Seen> {
+    Routes::new()
+        .get("/metrics", read::metrics)
+        .get("/status", read::public_status)
+        .get("/v1/status", read::public_status)
+}
+
+/// On the control socket, for those whom [`Callers`] lets in.
+fn private_routes() -> Routes<Control> {
+    Routes::new()
+        .get("/metrics", read::own_metrics)
+        .get("/v1/status", read::full_status)
+        .get("/v1/explain", read::explain)
+        .post("/v1/switchover", switchover::switchover)
+}
+
+/// Every route as method and path, with whether it is served over TCP and on the control socket.
+pub fn routes() -> Vec<ListedRoute> {
+    let health = health_routes().listed().into_iter().map(|route| (route, true, true));
+    let public = public_routes().listed().into_iter().map(|route| (route, true, false));
+    let private = private_routes().listed().into_iter().map(|route| (route, false, true));
+    let mut routes: Vec<ListedRoute> = Vec::new();
+    for ((method, path), http, socket) in health.chain(public).chain(private) {
+        match routes.iter_mut().find(|route| route.method == method && route.path == path) {
+            Some(known) => {
+                known.http |= http;
+                known.socket |= socket;
+            }
+            None => routes.push(ListedRoute { method, path, http, socket }),
+        }
+    }
+    routes
+}
+
+/// One row of [`routes`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListedRoute {
+    /// `GET` stands for `HEAD` too; a route for load balancers answers `OPTIONS` as well.
+    pub method: &'static str,
+    pub path: &'static str,
+    /// Whether it is answered over TCP.
+    pub http: bool,
+    /// Whether it is answered on the control socket.
+    pub socket: bool,
 }
 
 /// Why the control interface cannot be offered.
@@ -40,7 +107,12 @@ pub enum ControlError {
 }
 
 /// Offers both interfaces; they are served until the runtime ends.
-pub(crate) async fn serve(control: Control, http: SocketAddr, socket: &Path) -> Result<(), ControlError> {
+pub(crate) async fn serve(
+    control: Control,
+    http: SocketAddr,
+    socket: &Path,
+    callers: Callers,
+) -> Result<(), ControlError> {
     let failed = |source| ControlError::Http { address: http, source };
     let listener = TcpListener::bind(http).await.map_err(failed)?;
     let failed = |source| ControlError::Socket { path: socket.display().to_string(), source };
@@ -49,138 +121,22 @@ pub(crate) async fn serve(control: Control, http: SocketAddr, socket: &Path) -> 
         _ => {}
     }
     let local = UnixListener::bind(socket).map_err(failed)?;
-    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
-    let public = reading().with_state(control.clone());
-    let private = reading()
-        .route("/v1/status", get(full_status))
-        .route("/v1/explain", get(explain))
-        .route("/v1/switchover", post(switchover))
-        .with_state(control);
+    callers.open(socket).map_err(failed)?;
+    let public = public_router(control.seen.clone());
+    let private = callers.guard(private_router(control));
     tokio::spawn(async move { axum::serve(listener, public).await });
-    tokio::spawn(async move { axum::serve(local, private).await });
+    tokio::spawn(async move {
+        axum::serve(local, private.into_make_service_with_connect_info::<caller::Caller>()).await
+    });
     Ok(())
 }
 
-fn reading() -> Router<Control> {
-    Router::new()
-        .route("/primary", get(primary))
-        .route("/replica", get(replica))
-        .route("/health", get(health))
-        .route("/metrics", get(show_metrics))
-        .route("/status", get(public_status))
+fn public_router(seen: Seen) -> Router {
+    let router = health_routes().router(seen.clone()).merge(public_routes().router(seen));
+    refuse::unknown(router)
 }
 
-fn own_role(status: &Status) -> Role {
-    status.members.iter().find(|row| row.name == status.member).map_or(Role::Unknown, |row| row.role)
-}
-
-/// 200 with a reason, or 503 with one.
-fn verdict(is_so: bool, status: &Status) -> Response {
-    let code = if is_so { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (code, format!("{}\n", status.reason)).into_response()
-}
-
-/// 200 on the primary that holds the lease and lets applications in.
-async fn primary(State(control): State<Control>) -> Response {
-    let status = control.status.borrow().clone();
-    verdict(own_role(&status) == Role::Primary && status.writable, &status)
-}
-
-/// 200 on a standby that streams.
-async fn replica(State(control): State<Control>) -> Response {
-    let status = control.status.borrow().clone();
-    verdict(own_role(&status) == Role::Standby, &status)
-}
-
-/// 200 where PostgreSQL serves, as primary or standby; on a witness where the member works.
-async fn health(State(control): State<Control>) -> Response {
-    let status = control.status.borrow().clone();
-    verdict(matches!(own_role(&status), Role::Primary | Role::Standby | Role::Witness), &status)
-}
-
-async fn show_metrics(State(control): State<Control>) -> Response {
-    let status = control.status.borrow().clone();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics::render(&status)).into_response()
-}
-
-/// The status without passwords, for the other members' command line too.
-async fn public_status(State(control): State<Control>) -> Json<Status> {
-    let mut status = Status::clone(&control.status.borrow());
-    status.endpoints = status.endpoints.without_passwords();
-    Json(status)
-}
-
-async fn full_status(State(control): State<Control>) -> Json<Status> {
-    Json(Status::clone(&control.status.borrow()))
-}
-
-#[derive(Deserialize)]
-struct ExplainQuery {
-    last: Option<usize>,
-}
-
-async fn explain(
-    State(control): State<Control>,
-    Query(query): Query<ExplainQuery>,
-) -> Json<Vec<Explanation>> {
-    let explanations = control.explanations.lock().unwrap_or_else(PoisonError::into_inner);
-    Json(explanations.last(query.last.unwrap_or(20)))
-}
-
-/// What `switchover` asks for.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct SwitchoverRequest {
-    /// `None`: the best standby.
-    pub to: Option<MemberId>,
-}
-
-/// What came of it: the request stands in the record, and `status` shows when it is done.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct SwitchoverAnswer {
-    pub id: u64,
-    pub epoch: u64,
-    pub from: MemberId,
-}
-
-/// How long a request may take to reach the record.
-const RECORD_PATIENCE: Duration = Duration::from_secs(2);
-
-async fn switchover(State(control): State<Control>, Json(request): Json<SwitchoverRequest>) -> Response {
-    let refuse = |code: StatusCode, why: String| (code, why).into_response();
-    let status = control.status.borrow().clone();
-    let Some(from) = status.primary.clone() else {
-        return refuse(
-            StatusCode::CONFLICT,
-            format!("there is no primary to switch from: {}", status.reason),
-        );
-    };
-    if let Some(to) = &request.to {
-        let known: Vec<&str> = status.members.iter().map(|row| row.name.as_str()).collect();
-        if !known.contains(&to.as_str()) {
-            return refuse(
-                StatusCode::NOT_FOUND,
-                format!("there is no member {to}; there are {}", known.join(", ")),
-            );
-        }
-        if *to == from {
-            return refuse(StatusCode::CONFLICT, format!("{to} is the primary already"));
-        }
-        let role = status.members.iter().find(|row| row.name == *to).map(|row| row.role);
-        if role != Some(Role::Standby) {
-            let role = role.map_or("unknown", Role::as_str);
-            return refuse(
-                StatusCode::CONFLICT,
-                format!("{to} is {role}; a switchover needs a standby that streams"),
-            );
-        }
-    }
-    let (id, epoch) = (crate::clock::now().0, status.epoch);
-    let command = Command::RequestSwitchover { id, epoch, to: request.to };
-    match control.proposer.propose(&command, RECORD_PATIENCE).await {
-        Ok(Applied::Done | Applied::Already) => {
-            (StatusCode::ACCEPTED, Json(SwitchoverAnswer { id, epoch: epoch.0, from })).into_response()
-        }
-        Ok(Applied::Refused(refusal)) => refuse(StatusCode::CONFLICT, refusal.to_string()),
-        Err(error) => refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
-    }
+fn private_router(control: Control) -> Router {
+    let health = health_routes().router(control.seen.clone());
+    refuse::unknown(health.merge(private_routes().router(control)))
 }

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, info};
 
 use crate::configuration::Configuration;
-use crate::control::{self, Control, ControlError};
+use crate::control::{self, Callers, Control, ControlError, Seen};
 use crate::explain::Explanations;
 use crate::facts::Facts;
 use crate::guard_link::{self, GuardPlace, GuardState};
@@ -200,9 +200,10 @@ impl Member {
         let first = crate::report::first(&self.configuration, &facts);
         let (status, status_seen) = watch::channel(Arc::new(first));
         let (notes, proposals) = (Arc::clone(&explanations), proposer.clone());
-        let control = Control { status: status_seen, explanations: notes, proposer: proposals };
-        let http = self.configuration.own_row().http;
-        control::serve(control, http, &self.configuration.control_socket()).await?;
+        let seen = Seen { status: status_seen };
+        let control = Control { seen, explanations: notes, proposer: proposals };
+        let (http, socket) = (self.configuration.own_row().http, self.configuration.control_socket());
+        control::serve(control, http, &socket, Callers::new(self.tools.run_as())).await?;
         listen_to_signals(&events).map_err(MemberError::Thread)?;
         let watched = Watched {
             record: self.store.watch(),

@@ -191,15 +191,35 @@ fn every_field_of_the_status_is_explained() {
 }
 
 #[test]
-fn every_http_path_is_explained() {
-    let source = source("crates/member/src/control.rs");
-    let paths: BTreeSet<&str> = literals(&source).into_iter().filter(|text| text.starts_with('/')).collect();
-    let page = page("http");
-    let path = |word: &str| {
-        word.find('/').map(|begin| word[begin..].split('?').next().unwrap_or_default().to_owned())
+fn every_route_is_explained() {
+    let routes = mainstay_member::control::routes();
+    let words = |text: &str| first_column(text).into_iter().map(str::to_owned).collect::<BTreeSet<String>>();
+    let of = |set: &BTreeSet<String>, what: &str, page: BTreeSet<String>| {
+        assert_same(
+            what,
+            &set.iter().map(String::as_str).collect(),
+            &page.iter().map(String::as_str).filter(|word| word.contains('/')).collect(),
+        );
     };
-    let listed: Vec<String> = first_column(&page).into_iter().filter_map(path).collect();
-    assert_same("paths", &paths, &listed.iter().map(String::as_str).collect());
+    let http = routes.iter().filter(|route| route.http).map(|route| route.path.to_owned());
+    of(&http.collect(), "HTTP", words(&page("http")));
+    let versioned = routes.iter().filter(|route| route.socket && route.path.starts_with("/v1/"));
+    let api = page("api");
+    let listed = words(section(&api, "## Reading")).into_iter().chain(words(section(&api, "## Changing")));
+    of(&versioned.map(|route| format!("{} {}", route.method, route.path)).collect(), "API", listed.collect());
+    // What changes something has the version in its path, and is not offered over the network.
+    for route in routes.iter().filter(|route| route.method != "GET") {
+        assert!(route.path.starts_with("/v1/") && !route.http, "{route:?}");
+    }
+}
+
+#[test]
+fn every_error_code_is_explained() {
+    let source = source("crates/member/src/control/refuse.rs");
+    let codes = source.split("Refuse::new(StatusCode::").skip(1).filter_map(|call| call.split('"').nth(1));
+    let codes: BTreeSet<&str> = codes.collect();
+    assert!(codes.len() >= 9, "{codes:?}");
+    assert_same("codes", &codes, &first_column(section(&page("api"), "## Errors")));
 }
 
 #[test]

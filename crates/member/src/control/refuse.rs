@@ -1,0 +1,131 @@
+//! What is answered when something is not done: one form for all of the API.
+
+use axum::http::{Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::{Json, Router};
+use mainstay_core::MemberId;
+use mainstay_store::ProposeError;
+use serde::{Deserialize, Serialize};
+
+use crate::status::Status;
+
+/// Why something was not done, and what to do about it. Answered as `{"error": {"code", "message", "remedy"}}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refuse {
+    status: StatusCode,
+    refusal: Refusal,
+}
+
+/// The same as the client reads it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// A word for programs: see the constructors of [`Refuse`].
+    pub code: String,
+    /// One sentence without its full stop: what is wrong, with its subject.
+    pub message: String,
+    /// What to do about it, if anything can be done.
+    pub remedy: Option<String>,
+}
+
+/// The body of the answer.
+#[derive(Debug, Serialize, Deserialize)]
+struct Body {
+    error: Refusal,
+}
+
+impl Refusal {
+    /// Reads what a member has answered; `None` if that is no refusal.
+    pub fn from_json(body: &[u8]) -> Option<Refusal> {
+        serde_json::from_slice::<Body>(body).ok().map(|body| body.error)
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.remedy {
+            Some(remedy) => write!(f, "{}; {remedy}", self.message),
+            None => f.write_str(&self.message),
+        }
+    }
+}
+
+impl Refuse {
+    fn new(status: StatusCode, code: &str, message: String) -> Refuse {
+        Refuse { status, refusal: Refusal { code: code.to_owned(), message, remedy: None } }
+    }
+
+    /// 400 `bad_input`: the request cannot be understood, or asks for what cannot be.
+    pub(crate) fn bad_input(message: impl Into<String>) -> Refuse {
+        Refuse::new(StatusCode::BAD_REQUEST, "bad_input", message.into())
+    }
+
+    /// 403 `forbidden`: not for this caller.
+    pub(crate) fn forbidden(message: impl Into<String>) -> Refuse {
+        Refuse::new(StatusCode::FORBIDDEN, "forbidden", message.into())
+    }
+
+    /// 404 `no_such_member`, naming those that there are.
+    pub(crate) fn no_such_member(name: &MemberId, status: &Status) -> Refuse {
+        let known: Vec<&str> = status.members.iter().map(|row| row.name.as_str()).collect();
+        let message = format!("there is no member {name}; there are {}", known.join(", "));
+        Refuse::new(StatusCode::NOT_FOUND, "no_such_member", message)
+    }
+
+    /// 409 `conflict`: not in the state that the cluster is in now; it may be possible later.
+    pub(crate) fn conflict(message: impl Into<String>) -> Refuse {
+        Refuse::new(StatusCode::CONFLICT, "conflict", message.into())
+    }
+
+    /// 412 `precondition_failed`: something must be done first.
+    pub(crate) fn precondition(message: impl Into<String>) -> Refuse {
+        Refuse::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", message.into())
+    }
+
+    /// 503 `no_majority`: the record cannot be changed now.
+    pub(crate) fn no_majority(message: impl Into<String>) -> Refuse {
+        Refuse::new(StatusCode::SERVICE_UNAVAILABLE, "no_majority", message.into())
+    }
+
+    /// 500 `failed`: it was tried, and did not work.
+    #[allow(dead_code, reason = "verbs that do something on this machine answer with it")]
+    pub(crate) fn failed(message: impl Into<String>) -> Refuse {
+        Refuse::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", message.into())
+    }
+
+    /// Says what to do about it, as a clause that may follow a semicolon.
+    #[must_use]
+    pub(crate) fn remedy(mut self, remedy: impl Into<String>) -> Refuse {
+        self.refusal.remedy = Some(remedy.into());
+        self
+    }
+}
+
+impl From<ProposeError> for Refuse {
+    fn from(error: ProposeError) -> Refuse {
+        let unknown = error.is_unknown();
+        let refuse = Refuse::no_majority(error.to_string());
+        match unknown {
+            true => refuse.remedy("look at `mainstay status` before you ask again"),
+            false => refuse.remedy("`mainstay status` names the members that are not heard"),
+        }
+    }
+}
+
+impl IntoResponse for Refuse {
+    fn into_response(self) -> Response {
+        (self.status, Json(Body { error: self.refusal })).into_response()
+    }
+}
+
+/// Gives the router its answers for what it does not have: 404 `not_found`, 405 `wrong_method`.
+pub(super) fn unknown(router: Router) -> Router {
+    router
+        .fallback(|uri: Uri| async move {
+            let message = format!("there is nothing at {}", uri.path());
+            Refuse::new(StatusCode::NOT_FOUND, "not_found", message)
+        })
+        .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
+            let message = format!("{} cannot be asked with {method}", uri.path());
+            Refuse::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message)
+        })
+}
