@@ -1,6 +1,6 @@
 //! What the member answers: everything to its own machine over a Unix socket, reading only over TCP.
 //!
-//! Every route stands in one of the three tables below. Each verb that changes something has a file of its own in
+//! Every route stands in one of the two tables below, or in the one of [`health`]. Each verb that changes something has a file of its own in
 //! `control/`; what it refuses is a [`Refuse`], which both interfaces answer in the same form.
 
 mod caller;
@@ -14,12 +14,17 @@ mod switchover;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
+use mainstay_core::record::Record;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 
 use crate::explain::Explanations;
+use crate::guard_link::GuardState;
+use crate::heartbeat::Heartbeat;
+use crate::lease::LeaseState;
 use crate::propose::Proposer;
 use crate::status::Status;
 
@@ -32,6 +37,12 @@ pub use switchover::{SwitchoverAnswer, SwitchoverRequest};
 #[derive(Clone)]
 pub(crate) struct Seen {
     pub(crate) status: watch::Receiver<Arc<Status>>,
+    pub(crate) lease: watch::Receiver<LeaseState>,
+    pub(crate) guard: watch::Receiver<GuardState>,
+    pub(crate) record: watch::Receiver<Arc<Record>>,
+    pub(crate) heartbeat: Heartbeat,
+    /// How long a lease is.
+    pub(crate) lease_length: Duration,
 }
 
 /// What the answers on the control socket are made from.
@@ -40,14 +51,6 @@ pub(crate) struct Control {
     pub(crate) seen: Seen,
     pub(crate) explanations: Arc<Mutex<Explanations>>,
     pub(crate) proposer: Proposer,
-}
-
-/// Read-only HTTP for load balancers, on both interfaces.
-fn health_routes() -> Routes<Seen> {
-    Routes::new()
-        .asked("/primary", health::primary)
-        .asked("/replica", health::replica)
-        .asked("/health", health::health)
 }
 
 /// Over TCP, without a password: nothing secret, nothing that changes anything.
@@ -69,7 +72,7 @@ fn private_routes() -> Routes<Control> {
 
 /// Every route as method and path, with whether it is served over TCP and on the control socket.
 pub fn routes() -> Vec<ListedRoute> {
-    let health = health_routes().listed().into_iter().map(|route| (route, true, true));
+    let health = health::routes().listed().into_iter().map(|route| (route, true, true));
     let public = public_routes().listed().into_iter().map(|route| (route, true, false));
     let private = private_routes().listed().into_iter().map(|route| (route, false, true));
     let mut routes: Vec<ListedRoute> = Vec::new();
@@ -132,11 +135,11 @@ pub(crate) async fn serve(
 }
 
 fn public_router(seen: Seen) -> Router {
-    let router = health_routes().router(seen.clone()).merge(public_routes().router(seen));
+    let router = health::routes().router(seen.clone()).merge(public_routes().router(seen));
     refuse::unknown(router)
 }
 
 fn private_router(control: Control) -> Router {
-    let health = health_routes().router(control.seen.clone());
+    let health = health::routes().router(control.seen.clone());
     refuse::unknown(health.merge(private_routes().router(control)))
 }

@@ -15,6 +15,7 @@ mod facts;
 mod gossip;
 mod guard_link;
 mod health;
+mod heartbeat;
 mod lease;
 mod log_rotation;
 mod machinery;

@@ -23,6 +23,7 @@ use crate::explain::Explanations;
 use crate::facts::{Facts, incarnation_of};
 use crate::gossip;
 use crate::guard_link::GuardState;
+use crate::heartbeat::Heartbeat;
 use crate::lease::{LeaseState, LeaseThread};
 use crate::machinery::{Machinery, blocking};
 use crate::observe::{Sql, Wanted};
@@ -88,6 +89,7 @@ pub(crate) struct MainLoop {
     pub(crate) record: watch::Sender<Arc<Record>>,
     pub(crate) incarnation: watch::Sender<Option<Incarnation>>,
     pub(crate) status: watch::Sender<Arc<Status>>,
+    pub(crate) heartbeat: Heartbeat,
     pub(crate) explanations: Arc<Mutex<Explanations>>,
     pub(crate) under_way: UnderWay,
 }
@@ -296,6 +298,7 @@ impl MainLoop {
         let card = report::card(configuration, &self.constants, &self.facts, view, decision);
         let status = report::status(configuration, &self.facts, view, (&state, &card));
         self.status.send_replace(Arc::new(status));
+        self.heartbeat.beat(view.now);
         let positions = self.facts.peers.iter().filter_map(|(name, (_, gossip))| {
             let flushed = gossip.state.streaming.map(|streaming| streaming.flushed);
             flushed.map(|flushed| (name.clone(), flushed))

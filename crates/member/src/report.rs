@@ -6,6 +6,7 @@ use mainstay_core::action::Job;
 use mainstay_core::decide::Decision;
 use mainstay_core::reason::Reason;
 use mainstay_core::record::{Kind, Phase};
+use mainstay_core::sync::SyncSet;
 use mainstay_core::view::{MemberState, PEER_FRESH, PeerServer, Server, View};
 use mainstay_core::{Lsn, MemberId, Now};
 
@@ -227,13 +228,21 @@ fn member(
             .zip(inserted)
             .filter(|_| role == Role::Standby)
             .map(|(flushed, inserted)| inserted.bytes_ahead_of(flushed)),
-        sync: tenure.is_some_and(|tenure| tenure.sync.contains(name)),
+        sync: tenure.is_some_and(|tenure| counts(&tenure.sync, name, known.map(|(_, state, _)| state))),
         pid: known.map(|(_, _, card)| card.pid),
         guard_pid: known.and_then(|(_, _, card)| card.guard_pid),
         postgres: heard.and_then(|(_, _, card)| card.postgres.clone()),
         reason: known.map(|(_, _, card)| card.reason.clone()),
         heard_ms: heard.and_then(|(ago, _, _)| ago),
     }
+}
+
+/// Whether it is a voter; another life of the data directory than the one that was counted is not, as far as it is known.
+fn counts(sync: &SyncSet, name: &MemberId, state: Option<&MemberState>) -> bool {
+    let said = state.and_then(|state| state.incarnation);
+    sync.voters
+        .iter()
+        .any(|voter| voter.member == *name && said.is_none_or(|incarnation| incarnation == voter.incarnation))
 }
 
 /// With voters nothing acknowledged is at risk. Alone, whatever no standby has flushed.

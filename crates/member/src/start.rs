@@ -23,6 +23,7 @@ use crate::control::{self, Callers, Control, ControlError, Seen};
 use crate::explain::Explanations;
 use crate::facts::Facts;
 use crate::guard_link::{self, GuardPlace, GuardState};
+use crate::heartbeat::Heartbeat;
 use crate::lease::LeaseThread;
 use crate::machinery::Machinery;
 use crate::main_loop::{Ended, Event, MainLoop, UnderWay, Watched};
@@ -200,7 +201,15 @@ impl Member {
         let first = crate::report::first(&self.configuration, &facts);
         let (status, status_seen) = watch::channel(Arc::new(first));
         let (notes, proposals) = (Arc::clone(&explanations), proposer.clone());
-        let seen = Seen { status: status_seen };
+        let heartbeat = Heartbeat::new();
+        let seen = Seen {
+            status: status_seen,
+            lease: self.lease.state(),
+            guard: guard_seen.clone(),
+            record: machinery.record.clone(),
+            heartbeat: heartbeat.clone(),
+            lease_length: self.configuration.lease,
+        };
         let control = Control { seen, explanations: notes, proposer: proposals };
         let (http, socket) = (self.configuration.own_row().http, self.configuration.control_socket());
         control::serve(control, http, &socket, Callers::new(self.tools.run_as())).await?;
@@ -228,6 +237,7 @@ impl Member {
             record,
             incarnation,
             status,
+            heartbeat,
             explanations,
             under_way: UnderWay::default(),
         };
