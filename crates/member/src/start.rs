@@ -1,5 +1,7 @@
 //! Starting a member: everything is checked before anything is changed, and every part is wired to the others.
 
+mod files;
+
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -32,8 +34,10 @@ use crate::promise::{PromiseError, Promises};
 use crate::propose::Proposer;
 use crate::record_machine::RecordMachine;
 use crate::report::Constants;
+use crate::status::Status;
 use crate::work::Lane;
 use crate::{health, log_rotation, observe};
+use files::{install_certificates, write_passfile, write_pid};
 
 /// Why a member does not start, or has ended.
 #[derive(Debug, thiserror::Error)]
@@ -200,20 +204,7 @@ impl Member {
         let facts = Facts::new(self.configuration.me.clone(), self.promises.sealed()?);
         let first = crate::report::first(&self.configuration, &facts);
         let (status, status_seen) = watch::channel(Arc::new(first));
-        let (notes, proposals) = (Arc::clone(&explanations), proposer.clone());
         let heartbeat = Heartbeat::new();
-        let seen = Seen {
-            status: status_seen,
-            lease: self.lease.state(),
-            guard: guard_seen.clone(),
-            record: machinery.record.clone(),
-            heartbeat: heartbeat.clone(),
-            lease_length: self.configuration.lease,
-        };
-        let control = Control { seen, explanations: notes, proposer: proposals };
-        let (http, socket) = (self.configuration.own_row().http, self.configuration.control_socket());
-        control::serve(control, http, &socket, Callers::new(self.tools.run_as())).await?;
-        listen_to_signals(&events).map_err(MemberError::Thread)?;
         let watched = Watched {
             record: self.store.watch(),
             guard: guard_seen,
@@ -221,6 +212,9 @@ impl Member {
             health: signs_seen,
             lease: self.lease.state(),
         };
+        let seen = self.seen(status_seen, &machinery, &watched, &heartbeat);
+        self.answer(Control { seen, explanations: explanations.clone(), proposer: proposer.clone() }).await?;
+        listen_to_signals(&events).map_err(MemberError::Thread)?;
         let main_loop = MainLoop {
             constants: self.constants(),
             run_lane: lane("work", &machinery, &events, Event::Run)?,
@@ -244,6 +238,30 @@ impl Member {
         info!(member = %self.configuration.me, cluster = self.configuration.cluster, "started");
         let ended = main_loop.run(watched, queue).await;
         self.end(ended, &machinery, &guard).await
+    }
+
+    /// What whoever asks is answered from.
+    fn seen(
+        &self,
+        status: watch::Receiver<Arc<Status>>,
+        machinery: &Machinery,
+        watched: &Watched,
+        heartbeat: &Heartbeat,
+    ) -> Seen {
+        Seen {
+            status,
+            lease: watched.lease.clone(),
+            guard: watched.guard.clone(),
+            record: machinery.record.clone(),
+            heartbeat: heartbeat.clone(),
+            lease_length: self.configuration.lease,
+        }
+    }
+
+    async fn answer(&self, control: Control) -> Result<(), MemberError> {
+        let (http, socket) = (self.configuration.own_row().http, self.configuration.control_socket());
+        control::serve(control, http, &socket, Callers::new(self.tools.run_as())).await?;
+        Ok(())
     }
 
     async fn end(
@@ -343,42 +361,6 @@ fn endpoint(configuration: &Configuration) -> Result<Endpoint, MemberError> {
     let allowlist = Allowlist::new(keys.collect());
     Endpoint::new(configuration.me.clone(), &configuration.cluster, identity, allowlist)
         .map_err(|error| bad(crate::machinery::failed(error).0))
-}
-
-/// PostgreSQL reads its certificate from files of its own, which its user may read.
-fn install_certificates(configuration: &Configuration, layout: &Layout) -> Result<(), MemberError> {
-    let files = [
-        (&configuration.tls.authority, layout.authority()),
-        (&configuration.tls.server_certificate, layout.certificate()),
-        (&configuration.tls.server_key, layout.key()),
-    ];
-    for (from, to) in files {
-        let text = std::fs::read(from).map_err(|source| MemberError::Read { path: from.clone(), source })?;
-        mainstay_postgres::durable::write(&to, &text, layout.server_access())
-            .map_err(|error| MemberError::Store(crate::machinery::failed(error).0))?;
-    }
-    Ok(())
-}
-
-/// The application's password, so that `psql` on this machine needs none. libpq refuses a file that others may read.
-fn write_passfile(configuration: &Configuration, layout: &Layout) -> Result<(), MemberError> {
-    let (Some(path), Some(role), Some(password)) =
-        (configuration.passfile(), &configuration.bootstrap.role, &configuration.bootstrap.password)
-    else {
-        return Ok(());
-    };
-    let escaped = |text: &str| text.replace('\\', "\\\\").replace(':', "\\:");
-    let line = format!("*:*:*:{}:{}\n", escaped(role), escaped(password));
-    mainstay_postgres::durable::write(&path, line.as_bytes(), layout.private_access())
-        .map(|_| ())
-        .map_err(|error| MemberError::Store(crate::machinery::failed(error).0))
-}
-
-/// For people and for the demo; nothing is decided by it.
-fn write_pid(layout: &Layout) -> Result<(), MemberError> {
-    let path = layout.state_dir().join("member.pid");
-    std::fs::write(&path, format!("{}\n", std::process::id()))
-        .map_err(|source| MemberError::Write { path, source })
 }
 
 fn listen_to_signals(events: &mpsc::UnboundedSender<Event>) -> std::io::Result<()> {

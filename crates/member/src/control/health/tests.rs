@@ -58,7 +58,12 @@ fn moment(me: &str, role: &str) -> Moment {
     Moment {
         now,
         status: Arc::new(status(me, role)),
-        lease: (role == "primary").then_some(Lease { epoch: Epoch(EPOCH), deadline, renewed_at: now }),
+        lease: (role == "primary").then_some(Lease {
+            epoch: Epoch(EPOCH),
+            deadline,
+            renewed_at: now,
+            rests_on: None,
+        }),
         opened: (role == "primary").then_some(EPOCH),
         sync: sync(1),
         hangs_for: None,
@@ -241,7 +246,7 @@ impl Server {
 #[tokio::test]
 async fn no_answer_is_primary_past_the_deadline_of_the_lease() {
     let deadline = clock::now().plus(Duration::from_millis(400));
-    let lease = Lease { epoch: Epoch(EPOCH), deadline, renewed_at: clock::now() };
+    let lease = Lease { epoch: Epoch(EPOCH), deadline, renewed_at: clock::now(), rests_on: None };
     let server = serve(status("m1", "primary"), Some(lease)).await;
     let mut yes = 0;
     loop {
