@@ -115,7 +115,8 @@ fn write_keys(ca: &ClusterCa, site: &Site) -> Result<KeyFingerprint> {
     let tls = site.directory.join("tls");
     fs::create_dir_all(&tls).with_context(|| format!("cannot make {}", tls.display()))?;
     let own = ca.issue_member(&site.name)?;
-    let server = ca.issue_postgres_server(&[site.name.as_str(), &site.address.to_string()])?;
+    let server =
+        ca.issue_postgres_server(&[site.name.as_str(), &site.address.to_string()], pki::SERVER_LIFETIME)?;
     pki::write_certificate(&tls.join("ca.pem"), ca.certificate_pem())?;
     pki::write_certificate(&tls.join("member.pem"), &own.certificate_pem)?;
     pki::write_private_key(&tls.join("member.key"), &own.key_pem)?;

@@ -58,7 +58,7 @@ impl KeyFingerprint {
         &self.0
     }
 
-    fn of_public_key_info(der: &[u8]) -> KeyFingerprint {
+    pub(crate) fn of_public_key_info(der: &[u8]) -> KeyFingerprint {
         let digest = ring::digest::digest(&ring::digest::SHA256, der);
         KeyFingerprint(digest.as_ref().try_into().expect("SHA-256 has 32 bytes"))
     }

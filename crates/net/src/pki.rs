@@ -1,28 +1,51 @@
 //! The cluster's certificate authority and what it issues: certificates for members and for PostgreSQL.
 //!
 //! Validity is wide on purpose. Members do not look at dates at all (see [`crate::tls`]), but libpq does, and
-//! an outage because a machine's clock or a calendar was wrong would be our doing: certificates begin in 2020.
+//! an outage because a machine's clock or a calendar was wrong would be our doing: certificates begin in 2020,
+//! whenever they are issued. So the beginning does not tell the age, and whether a certificate is due for renewal
+//! follows from what is left of its life alone ([`needs_renewal`]).
+//!
+//! Private keys are made where they are used and never travel: [`request`] makes a key with a certificate signing
+//! request (PKCS #10), and the machine that holds the CA answers with a certificate ([`ClusterCa::sign_member`]).
+//! Names and usages are the CA's decision; of a request only the key is taken, once it has proven to be held.
+//!
+//! A renewal keeps the key ([`request_for_key`], [`replace_certificate`]): only one file changes, in one rename, so a
+//! reader gets a pair that matches whenever it comes. A new key changes two files; see [`replace_pair`].
 
-use std::fs::{File, OpenOptions, Permissions};
-use std::io::{self, Write};
+mod facts;
+mod files;
+
 use std::net::IpAddr;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use mainstay_core::MemberId;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType, SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData,
+    SanType, SerialNumber, date_time_ymd,
 };
 use ring::rand::{SecureRandom, SystemRandom};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, DnsName};
 
+pub use facts::{CertificateFacts, FactsError, Purpose, Renewal, Wanted, needs_renewal};
+pub use files::{
+    WriteError, replace_certificate, replace_pair, settle_pair, write_certificate, write_private_key,
+};
+
+use crate::fingerprint::KeyFingerprint;
+
 const CA_COMMON_NAME: &str = "Mainstay cluster CA";
 const YEAR: Duration = Duration::from_secs(31_556_952);
-const CERTIFICATE_YEARS: u32 = 10;
 const CA_YEARS: u32 = 30;
+
+/// How long certificates of members and of users of the API are valid: 10 years. Members do not look at the dates,
+/// and a user of the API has nobody who would renew.
+pub const LONG_LIFETIME: Duration = YEAR.saturating_mul(10);
+
+/// How long a PostgreSQL server's certificate is valid: 13 months, of which the last third is for renewing it. Some
+/// clients mistrust what is valid for longer.
+pub const SERVER_LIFETIME: Duration = Duration::from_secs(395 * 86_400);
 
 /// Why a certificate could not be made or read.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +62,12 @@ pub enum PkiError {
     Random,
     #[error("cannot make the certificate")]
     Issue(#[source] rcgen::Error),
+    #[error("the request for a certificate cannot be read, or is not signed with its own key")]
+    Request(#[source] rcgen::Error),
+    #[error("the request for a certificate has a key of another kind than ECDSA P-256")]
+    RequestKey,
+    #[error("the private key cannot be read")]
+    Key(#[source] rcgen::Error),
     #[error("the CA's private key cannot be read")]
     CaKey(#[source] rcgen::Error),
     #[error("the CA's certificate cannot be read as PEM")]
@@ -102,22 +131,42 @@ impl ClusterCa {
         self.key.serialize_pem()
     }
 
-    /// A new key (ECDSA P-256) and certificate for a member, for both ends of a connection, valid for 10 years.
-    pub fn issue_member(&self, member: &MemberId) -> Result<Issued, PkiError> {
-        let both = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        self.issue(member.as_str(), both, Vec::new())
+    /// The fingerprint of the CA's key, by which a machine that joins knows the cluster.
+    pub fn fingerprint(&self) -> KeyFingerprint {
+        KeyFingerprint::of_public_key_info(&self.key.subject_public_key_info())
     }
 
-    /// A new key (ECDSA P-256) and certificate for a PostgreSQL server, valid for 10 years.
+    /// A new key (ECDSA P-256) and certificate for a member, for both ends of a connection, valid for 10 years.
+    pub fn issue_member(&self, member: &MemberId) -> Result<Issued, PkiError> {
+        issued(|key| self.certify(Subject::member(member), LONG_LIFETIME, key))
+    }
+
+    /// The same for a key that another machine has made: returns the certificate.
+    pub fn sign_member(&self, member: &MemberId, request_pem: &str) -> Result<String, PkiError> {
+        self.certify(Subject::member(member), LONG_LIFETIME, &requested_key(request_pem)?)
+    }
+
+    /// A new key (ECDSA P-256) and certificate for a PostgreSQL server, valid for `lifetime` from now: as a rule
+    /// [`SERVER_LIFETIME`].
     ///
     /// `names` are the DNS names (no wildcards) and IP addresses under which clients reach it, at least one.
-    pub fn issue_postgres_server(&self, names: &[&str]) -> Result<Issued, PkiError> {
-        if names.is_empty() {
-            return Err(PkiError::NoSubjectName);
-        }
-        let names = names.iter().map(|name| subject_name(name)).collect::<Result<Vec<_>, _>>()?;
-        // libpq takes the names from the extension; the common name is for people.
-        self.issue("PostgreSQL", vec![ExtendedKeyUsagePurpose::ServerAuth], names)
+    pub fn issue_postgres_server<N: AsRef<str>>(
+        &self,
+        names: &[N],
+        lifetime: Duration,
+    ) -> Result<Issued, PkiError> {
+        let subject = Subject::postgres_server(names)?;
+        issued(|key| self.certify(subject, lifetime, key))
+    }
+
+    /// The same for a key that another machine has made, or that is kept: returns the certificate.
+    pub fn sign_postgres_server<N: AsRef<str>>(
+        &self,
+        names: &[N],
+        lifetime: Duration,
+        request_pem: &str,
+    ) -> Result<String, PkiError> {
+        self.certify(Subject::postgres_server(names)?, lifetime, &requested_key(request_pem)?)
     }
 
     /// A new key (ECDSA P-256) and certificate for a user of the API, valid for 10 years.
@@ -127,27 +176,91 @@ impl ClusterCa {
         if !(1..=64).contains(&name.len()) {
             return Err(PkiError::ClientName(name.to_owned()));
         }
-        self.issue(name, vec![ExtendedKeyUsagePurpose::ClientAuth], Vec::new())
+        let usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        issued(|key| {
+            self.certify(Subject { common_name: name, usages, names: Vec::new() }, LONG_LIFETIME, key)
+        })
     }
 
-    fn issue(
+    fn certify(
         &self,
-        common_name: &str,
-        usages: Vec<ExtendedKeyUsagePurpose>,
-        names: Vec<SanType>,
-    ) -> Result<Issued, PkiError> {
-        let mut params = params(CERTIFICATE_YEARS)?;
+        subject: Subject<'_>,
+        lifetime: Duration,
+        key: &impl PublicKeyData,
+    ) -> Result<String, PkiError> {
+        let mut params = params(lifetime)?;
         params.distinguished_name = self.params.distinguished_name.clone();
-        params.distinguished_name.push(DnType::CommonName, common_name);
-        params.subject_alt_names = names;
+        params.distinguished_name.push(DnType::CommonName, subject.common_name);
+        params.subject_alt_names = subject.names;
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = usages;
-        let key = KeyPair::generate().map_err(PkiError::Issue)?;
+        params.extended_key_usages = subject.usages;
         let issuer = Issuer::from_params(&self.params, &self.key);
-        let certificate = params.signed_by(&key, &issuer).map_err(PkiError::Issue)?;
-        Ok(Issued { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
+        Ok(params.signed_by(key, &issuer).map_err(PkiError::Issue)?.pem())
     }
+}
+
+/// What a certificate says of the holder of its key.
+struct Subject<'a> {
+    common_name: &'a str,
+    usages: Vec<ExtendedKeyUsagePurpose>,
+    names: Vec<SanType>,
+}
+
+impl Subject<'_> {
+    fn member(member: &MemberId) -> Subject<'_> {
+        let usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        Subject { common_name: member.as_str(), usages, names: Vec::new() }
+    }
+
+    fn postgres_server<N: AsRef<str>>(names: &[N]) -> Result<Subject<'static>, PkiError> {
+        if names.is_empty() {
+            return Err(PkiError::NoSubjectName);
+        }
+        let names = names.iter().map(|name| subject_name(name.as_ref())).collect::<Result<Vec<_>, _>>()?;
+        // libpq takes the names from the extension; the common name is for people.
+        Ok(Subject { common_name: "PostgreSQL", usages: vec![ExtendedKeyUsagePurpose::ServerAuth], names })
+    }
+}
+
+fn issued(certify: impl FnOnce(&KeyPair) -> Result<String, PkiError>) -> Result<Issued, PkiError> {
+    let key = KeyPair::generate().map_err(PkiError::Issue)?;
+    Ok(Issued { certificate_pem: certify(&key)?, key_pem: key.serialize_pem() })
+}
+
+/// A new private key with the request for a certificate, both in PEM. It has no `Debug`, so that the key reaches no log.
+pub struct Requested {
+    /// PKCS #10. It may travel.
+    pub request_pem: String,
+    /// PKCS #8. Store it with [`write_private_key`].
+    pub key_pem: String,
+}
+
+/// Makes a key (ECDSA P-256) on this machine, and asks for a certificate for it. What the certificate will say is for
+/// the CA to decide, so the request says nothing.
+pub fn request() -> Result<Requested, PkiError> {
+    let key = KeyPair::generate().map_err(PkiError::Issue)?;
+    Ok(Requested { request_pem: request_of(&key)?, key_pem: key.serialize_pem() })
+}
+
+/// Asks for another certificate for a key that is kept; returns the request.
+pub fn request_for_key(key_pem: &str) -> Result<String, PkiError> {
+    request_of(&KeyPair::from_pem(key_pem).map_err(PkiError::Key)?)
+}
+
+fn request_of(key: &KeyPair) -> Result<String, PkiError> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.serialize_request(key).and_then(|request| request.pem()).map_err(PkiError::Request)
+}
+
+/// The key of a request that is signed with it: nobody gets a certificate for another's key.
+fn requested_key(request_pem: &str) -> Result<rcgen::PublicKey, PkiError> {
+    let request = CertificateSigningRequestParams::from_pem(request_pem).map_err(PkiError::Request)?;
+    if *request.public_key.algorithm() != PKCS_ECDSA_P256_SHA256 {
+        return Err(PkiError::RequestKey);
+    }
+    Ok(request.public_key)
 }
 
 fn ca_params(cluster: &str) -> Result<CertificateParams, PkiError> {
@@ -155,7 +268,7 @@ fn ca_params(cluster: &str) -> Result<CertificateParams, PkiError> {
     if !(1..=64).contains(&cluster.len()) {
         return Err(PkiError::ClusterName(cluster.to_owned()));
     }
-    let mut params = params(CA_YEARS)?;
+    let mut params = params(YEAR * CA_YEARS)?;
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, cluster);
     params.distinguished_name.push(DnType::CommonName, CA_COMMON_NAME);
@@ -164,10 +277,10 @@ fn ca_params(cluster: &str) -> Result<CertificateParams, PkiError> {
     Ok(params)
 }
 
-fn params(years: u32) -> Result<CertificateParams, PkiError> {
+fn params(lifetime: Duration) -> Result<CertificateParams, PkiError> {
     let mut params = CertificateParams::default();
     params.not_before = date_time_ymd(2020, 1, 1);
-    params.not_after = date_time_ymd(1970, 1, 1) + (plausible_now() + YEAR * years);
+    params.not_after = date_time_ymd(1970, 1, 1) + (plausible_now() + lifetime);
     params.use_authority_key_identifier_extension = true;
     // Positive and 16 bytes long whatever comes: RFC 5280 allows 20 bytes and no negative numbers.
     let mut serial = [0; 16];
@@ -191,60 +304,6 @@ fn subject_name(name: &str) -> Result<SanType, PkiError> {
     }
     DnsName::try_from(name).map_err(|_| invalid())?;
     Ok(SanType::DnsName(name.try_into().map_err(|_| invalid())?))
-}
-
-/// Why a key or certificate was not written.
-#[derive(Debug, thiserror::Error)]
-pub enum WriteError {
-    #[error("{0} exists already: move it away first; keys are never overwritten")]
-    Exists(PathBuf),
-    #[error("cannot write {path}")]
-    Io { path: PathBuf, source: io::Error },
-}
-
-/// Writes a private key into a new file that only its owner may read (0600). An existing file is never touched.
-pub fn write_private_key(path: &Path, key_pem: &str) -> Result<(), WriteError> {
-    write_new(path, key_pem, 0o600)
-}
-
-/// Writes a certificate into a new file that everybody may read (0644). An existing file is never touched.
-pub fn write_certificate(path: &Path, certificate_pem: &str) -> Result<(), WriteError> {
-    write_new(path, certificate_pem, 0o644)
-}
-
-/// After a crash at any point `path` is either absent or whole: the text is made durable under another name
-/// first. `link`, unlike `rename`, fails if the name is taken.
-fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), WriteError> {
-    let failed = |source| WriteError::Io { path: path.to_owned(), source };
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let mut random = [0; 8];
-    SystemRandom::new().fill(&mut random).map_err(|_| failed(io::Error::other("no random numbers")))?;
-    let name = path.file_name().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
-    let mut draft_name = std::ffi::OsString::from(".");
-    draft_name.push(name);
-    draft_name.push(format!(".{:016x}.new", u64::from_ne_bytes(random)));
-    let draft = directory.join(draft_name);
-
-    let written = write_draft(&draft, text, mode).and_then(|()| std::fs::hard_link(&draft, path));
-    // Also when writing failed: a draft holds a key. If it was never made, there is nothing to remove.
-    let removed = std::fs::remove_file(&draft);
-    written.map_err(|source| match source.kind() {
-        io::ErrorKind::AlreadyExists => WriteError::Exists(path.to_owned()),
-        _ => failed(source),
-    })?;
-    removed.map_err(failed)?;
-    File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)
-}
-
-fn write_draft(draft: &Path, text: &str, mode: u32) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode & 0o600).open(draft)?;
-    // The umask may have taken bits away that the file is meant to have.
-    file.set_permissions(Permissions::from_mode(mode))?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
 }
 
 #[cfg(test)]

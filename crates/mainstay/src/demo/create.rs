@@ -62,7 +62,8 @@ fn write_keys(ca: &ClusterCa, member: &MemberPlace) -> Result<KeyFingerprint> {
     let tls = member.directory.join("tls");
     fs::create_dir_all(&tls).with_context(|| format!("cannot make {}", tls.display()))?;
     let own = ca.issue_member(&member.name)?;
-    let server = ca.issue_postgres_server(&[member.name.as_str(), "localhost", "127.0.0.1"])?;
+    let server =
+        ca.issue_postgres_server(&[member.name.as_str(), "localhost", "127.0.0.1"], pki::SERVER_LIFETIME)?;
     pki::write_certificate(&tls.join("ca.pem"), ca.certificate_pem())?;
     pki::write_certificate(&tls.join("member.pem"), &own.certificate_pem)?;
     pki::write_private_key(&tls.join("member.key"), &own.key_pem)?;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use mainstay_net::pki::{ClusterCa, write_certificate, write_private_key};
+use mainstay_net::pki::{ClusterCa, SERVER_LIFETIME, request_for_key, write_certificate, write_private_key};
 
 use crate::support::member;
 
@@ -24,18 +24,25 @@ fn openssl(directory: &Path, arguments: &[&str]) -> (bool, String) {
 }
 
 #[test]
-fn openssl_accepts_the_server_certificate_for_its_names_only() {
+fn openssl_accepts_each_certificate_for_its_names_and_purpose_only() {
     if Command::new("openssl").arg("version").output().is_err() {
         return;
     }
     let scratch = Scratch(std::env::temp_dir().join(format!("mainstay-openssl-{}", std::process::id())));
     std::fs::create_dir(&scratch.0).unwrap();
     let ca = ClusterCa::create("shop").unwrap();
-    let server = ca.issue_postgres_server(&["db1.example.org", "db_2", "10.1.2.3", "fd00::17"]).unwrap();
+    let server = ca
+        .issue_postgres_server(&["db1.example.org", "db_2", "10.1.2.3", "fd00::17"], SERVER_LIFETIME)
+        .unwrap();
     let m1 = ca.issue_member(&member("m1")).unwrap();
     write_certificate(&scratch.0.join("ca.crt"), ca.certificate_pem()).unwrap();
     write_certificate(&scratch.0.join("server.crt"), &server.certificate_pem).unwrap();
     write_private_key(&scratch.0.join("server.key"), &server.key_pem).unwrap();
+    let client = ca.issue_client("grafana").unwrap();
+    write_certificate(&scratch.0.join("client.crt"), &client.certificate_pem).unwrap();
+    let request = request_for_key(&server.key_pem).unwrap();
+    let renewed = ca.sign_postgres_server(&["db9"], SERVER_LIFETIME, &request).unwrap();
+    write_certificate(&scratch.0.join("renewed.crt"), &renewed).unwrap();
     write_certificate(&scratch.0.join("m1.crt"), &m1.certificate_pem).unwrap();
     write_certificate(&scratch.0.join("other.crt"), ClusterCa::create("shop").unwrap().certificate_pem())
         .unwrap();
@@ -52,6 +59,8 @@ fn openssl_accepts_the_server_certificate_for_its_names_only() {
         &["-verify_hostname", "db_2", "server.crt"],
         &["-purpose", "sslclient", "m1.crt"],
         &["-purpose", "sslserver", "m1.crt"],
+        &["-purpose", "sslclient", "client.crt"],
+        &["-purpose", "sslserver", "-verify_hostname", "db9", "renewed.crt"],
         // 2020-06-01: a client whose clock is years behind.
         &["-attime", "1590969600", "server.crt"],
     ] {
@@ -62,6 +71,8 @@ fn openssl_accepts_the_server_certificate_for_its_names_only() {
         ("ca.crt", &["-verify_ip", "10.1.2.4", "server.crt"][..]),
         ("ca.crt", &["-verify_hostname", "db3.example.org", "server.crt"]),
         ("ca.crt", &["-purpose", "sslclient", "server.crt"]),
+        ("ca.crt", &["-purpose", "sslserver", "client.crt"]),
+        ("ca.crt", &["-verify_hostname", "db1.example.org", "renewed.crt"]),
         ("other.crt", &["server.crt"]),
         ("server.crt", &["m1.crt"]),
     ] {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use mainstay_net::hello::{Hello, kind};
 use mainstay_net::join::{self, MAXIMUM_REQUEST};
-use mainstay_net::pki::ClusterCa;
+use mainstay_net::pki::{ClusterCa, SERVER_LIFETIME};
 use mainstay_net::{
     Channel, Invitation, JoinError, JoinToken, Joins, KeyFingerprint, Reachability, WrongAuthority,
 };
@@ -113,7 +113,7 @@ async fn other_certificates_of_the_ca_cannot_pass_for_a_member() {
     let cluster = Cluster::new();
     let (ca, stranger) = (&cluster.ca, ClusterCa::create("shop").unwrap());
     for (issued, shown) in [
-        (ca.issue_postgres_server(&["db1.example.org"]).unwrap(), ca),
+        (ca.issue_postgres_server(&["db1.example.org"], SERVER_LIFETIME).unwrap(), ca),
         (ca.issue_client("reader").unwrap(), ca),
         // It shows the right CA, which has not issued its certificate.
         (stranger.issue_member(&member("m1")).unwrap(), ca),
