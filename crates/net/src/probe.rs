@@ -78,3 +78,20 @@ pub(crate) async fn connect(address: SocketAddr, limit: Duration) -> Result<TcpS
         Err(_) => Err(Reachability::NoAnswer),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_error_of_the_system_has_its_remedy() {
+        let of = |errno: Errno| Reachability::of(&io::Error::from_raw_os_error(errno as i32));
+        assert_eq!(of(Errno::ECONNREFUSED), Reachability::Refused);
+        assert_eq!(of(Errno::ETIMEDOUT), Reachability::NoAnswer);
+        // Also what a firewall says that rejects with ICMP.
+        assert_eq!(of(Errno::EHOSTUNREACH), Reachability::NoRoute);
+        assert_eq!(of(Errno::ENETUNREACH), Reachability::NoRoute);
+        assert!(of(Errno::EPERM).to_string().contains("own firewall"));
+        assert!(matches!(of(Errno::EMFILE), Reachability::NotTried(_)));
+    }
+}
