@@ -16,6 +16,7 @@ use crate::clock;
 use crate::guard_link::GuardState;
 use crate::lease::LeaseState;
 use crate::observe::Sql;
+use crate::roster::Roster;
 use crate::status::{Card, Gossip};
 use crate::work::{Finished, Outcome};
 
@@ -31,6 +32,8 @@ pub(crate) fn incarnation_of(directory: &Directory) -> Option<Incarnation> {
 pub(crate) struct Facts {
     pub(crate) me: MemberId,
     pub(crate) record: Arc<Record>,
+    /// Who belongs to the cluster, also before the record is known.
+    pub(crate) roster: Arc<Roster>,
     pub(crate) confirmed: Option<Epoch>,
     pub(crate) sealed: Epoch,
     pub(crate) upstream: Option<Upstream>,
@@ -54,10 +57,11 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    pub(crate) fn new(me: MemberId, sealed: Epoch) -> Facts {
+    pub(crate) fn new(me: MemberId, roster: Arc<Roster>, sealed: Epoch) -> Facts {
         Facts {
             me,
             record: Arc::default(),
+            roster,
             confirmed: None,
             sealed,
             upstream: None,

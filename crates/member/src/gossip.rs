@@ -1,11 +1,5 @@
 //! What members tell each other beside the record: several times a second, and at once when something changes.
 
-use std::collections::BTreeMap;
-
-use mainstay_core::MemberId;
-use mainstay_net::Link;
-use tracing::debug;
-
 use crate::status::Gossip;
 
 /// The first byte of a message on the members' channel.
@@ -34,15 +28,8 @@ pub(crate) fn read(bytes: &[u8]) -> Option<Message> {
     }
 }
 
-/// Tells everybody.
-pub(crate) fn tell(links: &BTreeMap<MemberId, Link>, gossip: &Gossip) {
+pub(crate) fn gossip(gossip: &Gossip) -> Vec<u8> {
     let mut message = vec![GOSSIP];
-    if serde_json::to_writer(&mut message, gossip).is_err() {
-        return;
-    }
-    for (peer, link) in links {
-        if let Err(error) = link.send(&message) {
-            debug!(%peer, %error, "not told");
-        }
-    }
+    serde_json::to_writer(&mut message, gossip).expect("gossip is representable in JSON");
+    message
 }

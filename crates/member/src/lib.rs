@@ -27,6 +27,7 @@ mod promise;
 mod propose;
 mod record_machine;
 mod report;
+pub mod roster;
 mod start;
 pub mod status;
 mod work;

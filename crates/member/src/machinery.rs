@@ -22,6 +22,7 @@ use crate::configuration::Configuration;
 use crate::guard_link::GuardState;
 use crate::promise::Promises;
 use crate::record_machine::RecordMachine;
+use crate::roster::Roster;
 
 /// A statement of ours that takes longer has hung.
 pub(crate) const STATEMENT_PATIENCE: Duration = Duration::from_secs(5);
@@ -51,7 +52,8 @@ pub(crate) fn failed(error: impl std::error::Error) -> WorkError {
 
 pub(crate) struct Machinery {
     pub(crate) configuration: Configuration,
-    pub(crate) tools: Tools,
+    /// PostgreSQL's programs; a witness has none.
+    tools: Option<Tools>,
     pub(crate) layout: Layout,
     pub(crate) server: Server,
     pub(crate) promises: Promises,
@@ -59,6 +61,7 @@ pub(crate) struct Machinery {
     /// Asks the guard's state to be read at once.
     pub(crate) poke_guard: mpsc::Sender<()>,
     pub(crate) record: watch::Receiver<Arc<Record>>,
+    pub(crate) roster: watch::Receiver<Arc<Roster>>,
     /// Of the data directory as it was last looked at; `None` if it is not whole.
     pub(crate) incarnation: watch::Receiver<Option<Incarnation>>,
     generation: AtomicU64,
@@ -76,12 +79,13 @@ impl Machinery {
     #[allow(clippy::too_many_arguments, reason = "made once, in one place")]
     pub(crate) fn new(
         configuration: Configuration,
-        tools: Tools,
+        tools: Option<Tools>,
         layout: Layout,
         promises: Promises,
         guard: watch::Receiver<GuardState>,
         poke_guard: mpsc::Sender<()>,
         record: watch::Receiver<Arc<Record>>,
+        roster: watch::Receiver<Arc<Roster>>,
         incarnation: watch::Receiver<Option<Incarnation>>,
         store: RaftStore<RecordMachine>,
     ) -> Machinery {
@@ -97,6 +101,7 @@ impl Machinery {
             guard,
             poke_guard,
             record,
+            roster,
             incarnation,
             generation,
             store,
@@ -122,17 +127,26 @@ impl Machinery {
         }
     }
 
+    /// Held while a file that two tasks write is written.
+    pub(crate) async fn one_writer(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        Arc::clone(&self.files).lock_owned().await
+    }
+
     /// Writes one of PostgreSQL's files, after everything that writes one already.
     pub(crate) async fn write<T: Send + 'static>(
         &self,
         write: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, WorkError> {
-        let files = Arc::clone(&self.files).lock_owned().await;
+        let files = self.one_writer().await;
         blocking(move || {
             let _files = files;
             write()
         })
         .await
+    }
+
+    pub(crate) fn tools(&self) -> Result<&Tools, WorkError> {
+        self.tools.as_ref().ok_or_else(|| WorkError("a witness runs no PostgreSQL".to_owned()))
     }
 
     pub(crate) fn me(&self) -> &MemberId {
@@ -159,7 +173,7 @@ impl Machinery {
     /// The names while this server is nobody's primary: with others in the cluster, a name that nobody has, so that a
     /// server promoted by an outside hand acknowledges nothing.
     pub(crate) fn standby_names(&self) -> String {
-        let data = self.configuration.members.values().filter(|row| row.kind == Kind::Data).count();
+        let data = self.roster.borrow().values().filter(|row| row.kind == Kind::Data).count();
         match data {
             0 | 1 => String::new(),
             _ => configuration::names(1, &["ms_nobody".to_owned()]),
@@ -199,7 +213,7 @@ impl Machinery {
         upstream: Option<StreamFrom>,
     ) -> Result<u64, WorkError> {
         let (settings, generation) = self.settings(names, upstream);
-        let (layout, version) = (self.layout.clone(), self.tools.version());
+        let (layout, version) = (self.layout.clone(), self.tools()?.version());
         let write = move || configuration::write(&layout, version, &settings);
         self.write(write).await?.map_err(failed)?;
         Ok(generation)
@@ -270,7 +284,7 @@ impl Machinery {
         });
         let text = |path: std::path::PathBuf| path.display().to_string();
         let start = Start {
-            program: self.tools.path("postgres"),
+            program: self.tools()?.path("postgres"),
             arguments: vec![
                 "-D".to_owned(),
                 text(self.layout.data().to_owned()),

@@ -1,9 +1,9 @@
 //! The member's one loop: facts come in, the core decides, actions go out.
 
+mod members;
 mod perform;
 mod stop;
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +12,6 @@ use mainstay_core::decide::{Decision, Memory, decide};
 use mainstay_core::record::{Applied, Command, Phase, Record};
 use mainstay_core::view::{Directory, Upstream, View};
 use mainstay_core::{Epoch, Incarnation, MemberId, Now};
-use mainstay_net::Link;
 use mainstay_postgres::directory::{self, DirectoryState};
 use mainstay_store::{RaftStore, Snapshot};
 use tokio::sync::{mpsc, watch};
@@ -26,10 +25,12 @@ use crate::guard_link::GuardState;
 use crate::heartbeat::Heartbeat;
 use crate::lease::{LeaseState, LeaseThread};
 use crate::machinery::{Machinery, blocking};
+use crate::network::Links;
 use crate::observe::{Sql, Wanted};
 use crate::propose::Proposer;
 use crate::record_machine::RecordMachine;
 use crate::report::{self, Constants};
+use crate::roster::Roster;
 use crate::status::{Gossip, Status};
 use crate::work::{Finished, Lane};
 
@@ -51,6 +52,8 @@ pub(crate) enum Event {
     Confirmed(Epoch),
     Proposed(Command, Result<Applied, String>),
     ReadFailed,
+    /// A step towards the record's members has been tried.
+    Reconciled,
     /// Stop PostgreSQL and end (true), or end the member alone (false).
     Stop {
         everything: bool,
@@ -79,7 +82,7 @@ pub(crate) struct MainLoop {
     pub(crate) store: RaftStore<RecordMachine>,
     pub(crate) proposer: Proposer,
     pub(crate) lease: LeaseThread,
-    pub(crate) links: BTreeMap<MemberId, Link>,
+    pub(crate) links: Links,
     pub(crate) facts: Facts,
     pub(crate) memory: Memory,
     pub(crate) run_lane: Lane,
@@ -87,6 +90,7 @@ pub(crate) struct MainLoop {
     pub(crate) events: mpsc::UnboundedSender<Event>,
     pub(crate) wanted: watch::Sender<Wanted>,
     pub(crate) record: watch::Sender<Arc<Record>>,
+    pub(crate) roster: watch::Sender<Arc<Roster>>,
     pub(crate) incarnation: watch::Sender<Option<Incarnation>>,
     pub(crate) status: watch::Sender<Arc<Status>>,
     pub(crate) heartbeat: Heartbeat,
@@ -106,6 +110,10 @@ pub(crate) struct UnderWay {
     gate_was_looked_at: bool,
     /// Since when the member is stopping.
     stopping_since: Option<Now>,
+    /// A change of the log's members.
+    reconciling: bool,
+    /// It stops because it is no member any more.
+    removed: bool,
 }
 
 /// How the loop ended.
@@ -115,6 +123,8 @@ pub(crate) enum Ended {
     Stopped,
     /// The member alone; PostgreSQL and its guard go on.
     Left,
+    /// The member was taken out of the cluster; PostgreSQL is stopped, the data is left where it is.
+    Removed,
     /// A newer process of this member has taken over.
     Superseded,
     /// The record is written in a format that this release does not read.
@@ -162,7 +172,7 @@ impl MainLoop {
             }
             self.decide();
             if self.has_stopped() {
-                return Ended::Stopped;
+                return if self.under_way.removed { Ended::Removed } else { Ended::Stopped };
             }
         }
     }
@@ -192,6 +202,7 @@ impl MainLoop {
                 self.facts.confirmed = Some(epoch);
             }
             Event::ReadFailed => self.under_way.reading = false,
+            Event::Reconciled => self.under_way.reconciling = false,
             Event::Proposed(command, result) => self.proposed(&command, result),
             Event::Stop { everything: true } => self.begin_to_stop(),
             Event::Stop { everything: false } => return true,
@@ -229,6 +240,8 @@ impl MainLoop {
         if !Arc::ptr_eq(&snapshot.machine.record, &self.facts.record) {
             self.take_record(Arc::clone(&snapshot.machine.record));
         }
+        self.notice_removal(snapshot.status.raft_id);
+        self.reconcile_members(&snapshot.status);
         self.resume_lease();
     }
 
@@ -247,6 +260,7 @@ impl MainLoop {
             note_change(&before, &record);
         }
         self.lease.record(Arc::clone(&record));
+        self.follow_roster(&record);
         if let Some(tenure) = record.tenure()
             && tenure.holder == self.facts.me
             && let Some(requested_at) = self.facts.requests.get(&tenure.request)
@@ -309,7 +323,7 @@ impl MainLoop {
         let awaited = self.facts.gate_is_awaited();
         let important = self.under_way.told.as_ref().is_none_or(|told| told.differs(&gossip, awaited));
         if important || view.now.since(self.under_way.told_at) >= GOSSIP_INTERVAL {
-            gossip::tell(&self.links, &gossip);
+            self.links.tell(&gossip::gossip(&gossip));
             self.under_way.told_at = view.now;
             self.under_way.told = Some(gossip);
         }
@@ -319,7 +333,12 @@ impl MainLoop {
         self.under_way.directory_at = clock::now();
         let (machinery, events) = (Arc::clone(&self.machinery), self.events.clone());
         tokio::spawn(async move {
-            let found = match directory::inspect(&machinery.tools, &machinery.layout).await {
+            let Ok(tools) = machinery.tools() else {
+                let look = DirectoryLook { directory: Directory::Absent, upstream: None, gate_open: false };
+                let _ = events.send(Event::Directory(look));
+                return;
+            };
+            let found = match directory::inspect(tools, &machinery.layout).await {
                 Ok(DirectoryState::Absent | DirectoryState::Empty) => Directory::Absent,
                 Ok(DirectoryState::HalfChanged(mark)) => {
                     Directory::Marked { operation: format!("{:?}", mark.operation).to_lowercase() }

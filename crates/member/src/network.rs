@@ -1,21 +1,22 @@
-//! The wires between this member and the others: consensus, gossip and the lease.
+//! The wires between this member and the others: consensus, gossip, the lease, and calls. They follow the roster.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use mainstay_consensus::Outgoing;
 use mainstay_core::MemberId;
-use mainstay_core::record::Command;
 use mainstay_net::{Channel, Endpoint, Incoming, Link, Server};
 use mainstay_store::RaftStore;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::debug;
 
-use crate::configuration::Configuration;
 use crate::gossip::{self, Message};
 use crate::lease::LeaseThread;
 use crate::main_loop::Event;
 use crate::record_machine::RecordMachine;
+use crate::roster::{self, Roster};
 
 /// Where what comes in goes to.
 #[derive(Clone)]
@@ -25,37 +26,77 @@ pub(crate) struct Receivers {
     pub(crate) events: mpsc::UnboundedSender<Event>,
 }
 
-/// Takes in what the others send, and sends what is for them. The links last as long as what is answered.
-pub(crate) fn start(
-    configuration: &Configuration,
-    endpoint: &Endpoint,
-    server: Server,
-    outgoing: mpsc::Receiver<Outgoing>,
-    receivers: Receivers,
-) -> BTreeMap<MemberId, Link> {
-    let Command::Create { members, .. } = configuration.create_command() else {
-        unreachable!("create_command makes a Create")
-    };
-    let raft_ids: BTreeMap<MemberId, u64> =
-        members.iter().map(|(name, row)| (name.clone(), row.raft_id)).collect();
-    let others = configuration.members.iter().filter(|(name, _)| **name != configuration.me);
-    let links: BTreeMap<MemberId, Link> = others
-        .map(|(name, row)| (name.clone(), endpoint.link(name.clone(), row.address, Channel::Raft)))
-        .collect();
-    let by_raft_id =
-        links.iter().filter_map(|(name, link)| raft_ids.get(name).map(|id| (*id, link.clone()))).collect();
-    tokio::spawn(send(outgoing, by_raft_id));
+/// A link for consensus and gossip to each other member of the roster. Clones are handles to the same links.
+#[derive(Clone)]
+pub(crate) struct Links {
+    endpoint: Endpoint,
+    table: Arc<Mutex<Table>>,
+    roster: watch::Sender<Arc<Roster>>,
+}
+
+#[derive(Default)]
+struct Table {
+    links: BTreeMap<MemberId, (SocketAddr, Link)>,
+    by_raft_id: BTreeMap<u64, Link>,
+}
+
+impl Links {
+    pub(crate) fn new(endpoint: Endpoint, roster: &Roster) -> Links {
+        let links =
+            Links { endpoint, table: Arc::default(), roster: watch::Sender::new(Arc::new(roster.clone())) };
+        links.follow(roster);
+        links
+    }
+
+    /// Dials new members, forgets those that are gone, and lets in whom the roster names; called within the runtime.
+    pub(crate) fn follow(&self, roster: &Roster) {
+        self.endpoint.allowlist().replace(roster::keys(roster));
+        let me = self.endpoint.member();
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        table.links.retain(|name, (address, _)| roster.get(name).is_some_and(|row| row.address == *address));
+        for (name, row) in roster.iter().filter(|(name, _)| *name != me) {
+            let new = || (row.address, self.endpoint.link(name.clone(), row.address, Channel::Raft));
+            table.links.entry(name.clone()).or_insert_with(new);
+        }
+        let by_raft_id = table
+            .links
+            .iter()
+            .filter_map(|(name, (_, link))| Some((roster.get(name)?.raft_id, link.clone())))
+            .collect();
+        table.by_raft_id = by_raft_id;
+        drop(table);
+        self.roster.send_replace(Arc::new(roster.clone()));
+    }
+
+    /// Tells everybody.
+    pub(crate) fn tell(&self, message: &[u8]) {
+        let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        for (peer, (_, link)) in &table.links {
+            if let Err(error) = link.send(message) {
+                debug!(%peer, %error, "not told");
+            }
+        }
+    }
+
+    fn to(&self, raft_id: u64) -> Option<Link> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner).by_raft_id.get(&raft_id).cloned()
+    }
+}
+
+/// Takes in what the others send, and sends what is for them.
+pub(crate) fn start(links: &Links, server: Server, outgoing: mpsc::Receiver<Outgoing>, receivers: Receivers) {
+    tokio::spawn(send(outgoing, links.clone()));
+    let roster = links.roster.subscribe();
     let serve = move |incoming: Incoming| {
-        let raft_id = raft_ids.get(incoming.from()).copied();
+        let raft_id = roster.borrow().get(incoming.from()).map(|row| row.raft_id);
         serve(incoming, raft_id, receivers.clone())
     };
     tokio::spawn(server.run(serve));
-    links
 }
 
-async fn send(mut outgoing: mpsc::Receiver<Outgoing>, links: BTreeMap<u64, Link>) {
+async fn send(mut outgoing: mpsc::Receiver<Outgoing>, links: Links) {
     while let Some(message) = outgoing.recv().await {
-        if let Some(link) = links.get(&message.to)
+        if let Some(link) = links.to(message.to)
             && let Err(error) = link.send(&gossip::raft(&message.bytes))
         {
             debug!(%error, "a message of consensus was not sent");

@@ -13,7 +13,7 @@ use mainstay_postgres::session::{Observation, Session, SessionError};
 use mainstay_postgres::upstream::{parse_application_name, slot_name};
 use mainstay_postgres::{auto_conf, history};
 use tokio::sync::watch;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::clock;
 use crate::machinery::{CONNECT_PATIENCE, Machinery, STATEMENT_PATIENCE, blocking, failed};
@@ -228,10 +228,12 @@ impl Observer {
             sql.wal_kept_from = session.oldest_wal().await.ok();
             self.nudge_standbys(session, observed).await;
         }
-        let others = self.machinery.configuration.members.iter();
+        let roster = Arc::clone(&self.machinery.roster.borrow());
+        let others = roster.iter();
         let others = others.filter(|(name, row)| row.kind == Kind::Data && *name != self.machinery.me());
-        for (member, _) in others {
-            let slot = slot_name(member);
+        let wanted: Vec<(&MemberId, String)> = others.map(|(name, _)| (name, slot_name(name))).collect();
+        self.drop_slots_of_others(session, observed, &wanted).await;
+        for (member, slot) in wanted {
             let there = observed.slots.iter().find(|row| row.slot_name == slot);
             let lost = there
                 .is_some_and(|row| row.wal_status.as_deref() == Some("lost") && row.active_pid.is_none());
@@ -249,6 +251,30 @@ impl Observer {
 }
 
 impl Observer {
+    /// A member that has left needs no WAL.
+    async fn drop_slots_of_others(
+        &self,
+        session: &Session,
+        observed: &Observation,
+        wanted: &[(&MemberId, String)],
+    ) {
+        let is_ours = |name: &str| name.strip_prefix("ms_").is_some_and(|rest| MemberId::new(rest).is_ok());
+        let left = observed.slots.iter().filter(|row| {
+            is_ours(&row.slot_name)
+                && row.active_pid.is_none()
+                && row.slot_name != slot_name(self.machinery.me())
+                && wanted.iter().all(|(_, slot)| *slot != row.slot_name)
+        });
+        for row in left {
+            match session.drop_slot(&row.slot_name).await {
+                Ok(_) => info!(slot = row.slot_name, "its member has left the cluster: the slot is dropped"),
+                Err(error) => {
+                    debug!(slot = row.slot_name, %error, "a slot of a member that left is still there")
+                }
+            }
+        }
+    }
+
     /// The primary streams from nobody. Should it come back as a standby, a rewind begins at its last checkpoint before the
     /// fork, which is this server's last restartpoint or a later one.
     async fn advance_slot(

@@ -13,6 +13,7 @@ use mainstay_core::{Lsn, MemberId, Now};
 use crate::configuration::Configuration;
 use crate::facts::Facts;
 use crate::machinery::port;
+use crate::roster::Roster;
 use crate::status::{
     CancelledSwitchover, Card, Endpoints, LeaseStatus, MemberStatus, PostgresStatus, Role, Status,
 };
@@ -125,18 +126,18 @@ pub(crate) fn status(
         }
     });
     let inserted = primary_card.and_then(|card| card.inserted);
-    let members = configuration
-        .members
+    let members = facts
+        .roster
         .keys()
         .map(|name| {
             if *name == view.me {
-                member(configuration, view, name, Some((Some(0), own_state, own_card)), inserted)
+                member(facts, view, name, Some((Some(0), own_state, own_card)), inserted)
             } else {
                 let peer = facts.peer_card(name).map(|(heard_at, state, card)| {
                     let ago = u64::try_from(view.now.since(heard_at).as_millis()).unwrap_or(u64::MAX);
                     (Some(ago), state, card)
                 });
-                member(configuration, view, name, peer, inserted)
+                member(facts, view, name, peer, inserted)
             }
         })
         .collect();
@@ -154,7 +155,7 @@ pub(crate) fn status(
         .to_owned(),
         writable: primary_card.is_some_and(|card| card.gate_open && card.lease_remaining_ms.is_some()),
         primary,
-        endpoints: endpoints(configuration),
+        endpoints: endpoints(configuration, &facts.roster),
         members,
         lease: tenure.map(|tenure| LeaseStatus {
             epoch: tenure.epoch,
@@ -202,13 +203,13 @@ fn fresh<'a>(facts: &'a Facts, now: Now, member: &MemberId) -> Option<(&'a Membe
 type Heard<'a> = (Option<u64>, &'a MemberState, &'a Card);
 
 fn member(
-    configuration: &Configuration,
+    facts: &Facts,
     view: &View,
     name: &MemberId,
     heard: Option<Heard<'_>>,
     inserted: Option<Lsn>,
 ) -> MemberStatus {
-    let row = &configuration.members[name];
+    let row = &facts.roster[name];
     let is_fresh =
         heard.is_some_and(|(ago, _, _)| ago.is_some_and(|ago| u128::from(ago) < PEER_FRESH.as_millis() * 2));
     let known = heard.filter(|_| is_fresh);
@@ -221,7 +222,8 @@ fn member(
         role,
         votes: view.record.voters().any(|voter| voter == name),
         address: row.address,
-        http: Some(row.http),
+        http: row.http,
+        leaving: row.leaving,
         epoch: known.map(|(_, state, _)| state.epoch).filter(|epoch| epoch.0 > 0),
         timeline: known.and_then(|(_, _, card)| card.timeline),
         lag_bytes: flushed
@@ -259,7 +261,7 @@ fn at_risk(facts: &Facts, view: &View, own: &MemberState, inserted: Option<Lsn>)
     inserted.bytes_ahead_of(furthest.unwrap_or(Lsn::ZERO))
 }
 
-fn endpoints(configuration: &Configuration) -> Endpoints {
+fn endpoints(configuration: &Configuration, roster: &Roster) -> Endpoints {
     let bootstrap = &configuration.bootstrap;
     let login = match (&bootstrap.role, &bootstrap.password) {
         (Some(role), Some(password)) if configuration.show_password => {
@@ -272,9 +274,9 @@ fn endpoints(configuration: &Configuration) -> Endpoints {
     let database = database.map_or_else(|| "postgres".to_owned(), |database| in_url(database));
     let passfile =
         configuration.passfile().map(|path| format!("passfile={}", in_url(&path.to_string_lossy())));
-    let data: Vec<(&MemberId, String)> = configuration
-        .members
+    let data: Vec<(&MemberId, String)> = roster
         .iter()
+        .filter(|(_, row)| !row.leaving)
         .filter_map(|(name, row)| row.postgres.map(|address| (name, address.to_string())))
         .collect();
     let hosts: Vec<&str> = data.iter().map(|(_, address)| address.as_str()).collect();

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use mainstay_consensus::Identity as RaftIdentity;
 use mainstay_core::MemberId;
-use mainstay_core::record::Command;
+use mainstay_core::record::{Command, Kind};
 use mainstay_core::view::Health;
 use mainstay_guard::SpawnGuard;
-use mainstay_net::{Allowlist, BindError, Endpoint, Identity, KeyFingerprint, Server};
+use mainstay_net::{BindError, Endpoint, KeyFingerprint, Server};
 use mainstay_postgres::layout::{Layout, LayoutError};
 use mainstay_postgres::tools::{RunAs, Tools, ToolsError};
 use mainstay_store::{RaftOptions, RaftStore};
@@ -29,15 +29,16 @@ use crate::heartbeat::Heartbeat;
 use crate::lease::LeaseThread;
 use crate::machinery::Machinery;
 use crate::main_loop::{Ended, Event, MainLoop, UnderWay, Watched};
-use crate::network::{self, Receivers};
+use crate::network::{self, Links, Receivers};
 use crate::promise::{PromiseError, Promises};
 use crate::propose::Proposer;
 use crate::record_machine::RecordMachine;
 use crate::report::Constants;
+use crate::roster::{self, Roster, RosterError};
 use crate::status::Status;
 use crate::work::Lane;
 use crate::{health, log_rotation, observe};
-use files::{install_certificates, write_passfile, write_pid};
+use files::{endpoint, install_certificates, write_passfile, write_pid};
 
 /// Why a member does not start, or has ended.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +75,12 @@ pub enum MemberError {
     OtherLease { file: Duration, cluster: Duration },
     #[error("{0}")]
     TooOld(String),
+    #[error(
+        "this member has been taken out of the cluster; its data is left in {data}, and can be removed with: mainstay uninstall"
+    )]
+    Removed { data: PathBuf },
+    #[error(transparent)]
+    Roster(#[from] RosterError),
     #[error("a newer process of this member has taken over")]
     Superseded,
     #[error("cannot start a thread: {0}")]
@@ -94,7 +101,7 @@ fn paths(configuration: &Configuration) -> Paths {
 
 /// Makes a new member: its directories, and its vote in the new cluster that the configuration describes.
 pub async fn create(configuration: &Configuration) -> Result<(), MemberError> {
-    let (_, layout) = tools_and_layout(configuration).await?;
+    let layout = tools_and_layout(configuration).await?.1;
     layout.create(crate::machinery::port(configuration))?;
     let Command::Create { members, .. } = configuration.create_command() else {
         unreachable!("create_command makes a Create")
@@ -108,20 +115,26 @@ pub async fn create(configuration: &Configuration) -> Result<(), MemberError> {
         .map_err(|error| MemberError::Store(crate::machinery::failed(error).0))
 }
 
-async fn tools_and_layout(configuration: &Configuration) -> Result<(Tools, Layout), MemberError> {
+/// A witness needs none of PostgreSQL's programs, nor its user.
+async fn tools_and_layout(configuration: &Configuration) -> Result<(Option<Tools>, Layout), MemberError> {
     let postgresql = &configuration.postgresql;
+    if configuration.own_row().kind == Kind::Witness {
+        let layout = Layout::new(&configuration.directory, Some(&postgresql.data_directory), None, None)?;
+        return Ok((None, layout));
+    }
     let run_as = if geteuid().is_root() { Some(RunAs::of_user(&postgresql.user)?) } else { None };
     let data_major = std::fs::read_to_string(postgresql.data_directory.join("PG_VERSION")).ok();
     let data_major = data_major.and_then(|text| text.trim().parse().ok());
     let tools = Tools::find(postgresql.bin_dir.as_deref(), data_major, run_as.clone()).await?;
     let layout = Layout::new(&configuration.directory, Some(&postgresql.data_directory), None, run_as)?;
-    Ok((tools, layout))
+    Ok((Some(tools), layout))
 }
 
 /// Runs the member until it is told to stop.
 pub async fn run(configuration: Configuration) -> Result<(), MemberError> {
     let (tools, layout) = tools_and_layout(&configuration).await?;
-    let endpoint = endpoint(&configuration)?;
+    let roster = roster::load(&configuration)?;
+    let endpoint = endpoint(&configuration, &roster)?;
     let places = paths(&configuration);
     if !places.consensus.is_dir() {
         return Err(MemberError::NotCreated { path: places.consensus });
@@ -132,9 +145,12 @@ pub async fn run(configuration: Configuration) -> Result<(), MemberError> {
     let (store, outgoing) = mainstay_store::start(options, RecordMachine::default())
         .map_err(|error| MemberError::Store(crate::machinery::failed(error).0))?;
     layout.create(crate::machinery::port(&configuration))?;
-    install_certificates(&configuration, &layout)?;
-    write_passfile(&configuration, &layout)?;
-    mainstay_postgres::hba::write_ident(&layout).map_err(|error| MemberError::Store(error.to_string()))?;
+    if tools.is_some() {
+        install_certificates(&configuration, &layout)?;
+        write_passfile(&configuration, &layout)?;
+        mainstay_postgres::hba::write_ident(&layout)
+            .map_err(|error| MemberError::Store(error.to_string()))?;
+    }
     let promises = Promises::new(&layout.state_dir(), layout.private_access());
     promises.settle()?;
     let lease =
@@ -143,6 +159,7 @@ pub async fn run(configuration: Configuration) -> Result<(), MemberError> {
     write_pid(&layout)?;
     let member = Member {
         configuration,
+        roster: Arc::new(roster),
         tools,
         layout,
         endpoint,
@@ -157,7 +174,8 @@ pub async fn run(configuration: Configuration) -> Result<(), MemberError> {
 /// The parts of a member that are made before anything is wired.
 struct Member {
     configuration: Configuration,
-    tools: Tools,
+    roster: Arc<Roster>,
+    tools: Option<Tools>,
     layout: Layout,
     endpoint: Endpoint,
     promises: Promises,
@@ -177,6 +195,7 @@ impl Member {
         let guard = Arc::new(guard);
         let (poke, poked) = mpsc::channel(1);
         let (record, record_seen) = watch::channel(Arc::default());
+        let (roster, roster_seen) = watch::channel(Arc::clone(&self.roster));
         let (incarnation, incarnation_seen) = watch::channel(None);
         let machinery = Arc::new(Machinery::new(
             self.configuration.clone(),
@@ -186,22 +205,22 @@ impl Member {
             guard_seen.clone(),
             poke,
             record_seen,
+            roster_seen,
             incarnation_seen,
             self.store.clone(),
         ));
-        let (store, lease) = (self.store.clone(), self.lease.clone());
-        let receivers = Receivers { store, lease, events: events.clone() };
-        let links = network::start(&self.configuration, &self.endpoint, server, outgoing, receivers);
-        tokio::spawn(guard_link::keep(self.guard_place(), Arc::clone(&guard), poked, self.lease.clone()));
-        tokio::spawn(log_rotation::run(self.layout.log_file()));
+        let links = Links::new(self.endpoint.clone(), &self.roster);
+        network::start(&links, server, outgoing, self.receivers(&events));
         let (wanted, wanted_seen) = watch::channel(observe::Wanted::default());
         let (sql, sql_seen) = watch::channel(observe::Sql::default());
-        tokio::spawn(observe::run(Arc::clone(&machinery), wanted_seen, sql));
         let (signs, signs_seen) = watch::channel(Health::default());
-        tokio::spawn(health::run(Arc::clone(&machinery), signs));
+        if self.tools.is_some() {
+            tokio::spawn(guard_link::keep(self.guard_place(), Arc::clone(&guard), poked, self.lease.clone()));
+            self.look_after_postgresql(&machinery, wanted_seen, sql, signs);
+        }
         let proposer = Proposer::new(self.store.clone());
         let explanations = Arc::new(Mutex::new(Explanations::default()));
-        let facts = Facts::new(self.configuration.me.clone(), self.promises.sealed()?);
+        let facts = self.facts()?;
         let first = crate::report::first(&self.configuration, &facts);
         let (status, status_seen) = watch::channel(Arc::new(first));
         let heartbeat = Heartbeat::new();
@@ -229,6 +248,7 @@ impl Member {
             events,
             wanted,
             record,
+            roster,
             incarnation,
             status,
             heartbeat,
@@ -238,6 +258,28 @@ impl Member {
         info!(member = %self.configuration.me, cluster = self.configuration.cluster, "started");
         let ended = main_loop.run(watched, queue).await;
         self.end(ended, &machinery, &guard).await
+    }
+
+    /// A witness has no PostgreSQL to look at or to probe.
+    fn look_after_postgresql(
+        &self,
+        machinery: &Arc<Machinery>,
+        wanted: watch::Receiver<observe::Wanted>,
+        sql: watch::Sender<observe::Sql>,
+        signs: watch::Sender<Health>,
+    ) {
+        tokio::spawn(log_rotation::run(self.layout.log_file()));
+        tokio::spawn(observe::run(Arc::clone(machinery), wanted, sql));
+        tokio::spawn(health::run(Arc::clone(machinery), signs));
+    }
+
+    fn receivers(&self, events: &mpsc::UnboundedSender<Event>) -> Receivers {
+        Receivers { store: self.store.clone(), lease: self.lease.clone(), events: events.clone() }
+    }
+
+    fn facts(&self) -> Result<Facts, MemberError> {
+        let sealed = self.promises.sealed()?;
+        Ok(Facts::new(self.configuration.me.clone(), Arc::clone(&self.roster), sealed))
     }
 
     /// What whoever asks is answered from.
@@ -260,7 +302,7 @@ impl Member {
 
     async fn answer(&self, control: Control) -> Result<(), MemberError> {
         let (http, socket) = (self.configuration.own_row().http, self.configuration.control_socket());
-        control::serve(control, http, &socket, Callers::new(self.tools.run_as())).await?;
+        control::serve(control, http, &socket, Callers::new(self.layout.run_as())).await?;
         Ok(())
     }
 
@@ -272,13 +314,7 @@ impl Member {
     ) -> Result<(), MemberError> {
         match ended {
             Ended::Stopped => {
-                guard_state.send_modify(|state| state.dismissed = true);
-                if let Ok(guard) = machinery.guard()
-                    && let Err(error) = guard.quit(false).await
-                {
-                    debug!(%error, "the guard goes on");
-                }
-                let _ = std::fs::remove_file(self.layout.state_dir().join("member.pid"));
+                self.dismiss(machinery, guard_state).await;
                 info!("stopped");
                 Ok(())
             }
@@ -286,12 +322,27 @@ impl Member {
                 info!("left; PostgreSQL goes on until its lease ends");
                 Ok(())
             }
+            Ended::Removed => {
+                self.dismiss(machinery, guard_state).await;
+                Err(MemberError::Removed { data: self.layout.data().to_owned() })
+            }
             Ended::Superseded => Err(MemberError::Superseded),
             Ended::TooOld { why } => Err(MemberError::TooOld(why)),
             Ended::OtherLease { cluster } => {
                 Err(MemberError::OtherLease { file: self.configuration.lease, cluster })
             }
         }
+    }
+
+    /// Nothing runs any more: the guard is not needed either.
+    async fn dismiss(&self, machinery: &Machinery, guard_state: &watch::Sender<GuardState>) {
+        guard_state.send_modify(|state| state.dismissed = true);
+        if let Ok(guard) = machinery.guard()
+            && let Err(error) = guard.quit(false).await
+        {
+            debug!(%error, "the guard goes on");
+        }
+        let _ = std::fs::remove_file(self.layout.state_dir().join("member.pid"));
     }
 
     fn guard_place(&self) -> GuardPlace {
@@ -315,7 +366,7 @@ impl Member {
 
     fn constants(&self) -> Constants {
         Constants {
-            version: self.tools.version().to_string(),
+            version: self.tools.as_ref().map(|tools| tools.version().to_string()).unwrap_or_default(),
             socket_dir: self.layout.socket_dir(),
             data_dir: self.layout.data().to_owned(),
         }
@@ -338,29 +389,6 @@ fn lane(
         }
     });
     Lane::start(name, Arc::clone(machinery), finished).map_err(MemberError::Thread)
-}
-
-fn endpoint(configuration: &Configuration) -> Result<Endpoint, MemberError> {
-    let read = |path: &PathBuf| {
-        std::fs::read_to_string(path).map_err(|source| MemberError::Read { path: path.clone(), source })
-    };
-    let bad = |why: String| MemberError::Certificate { path: configuration.tls.certificate.clone(), why };
-    let identity = Identity::from_pem(&read(&configuration.tls.certificate)?, &read(&configuration.tls.key)?)
-        .map_err(|error| bad(crate::machinery::failed(error).0))?;
-    let wanted = &configuration.own_row().key;
-    if identity.fingerprint().to_string() != *wanted {
-        return Err(MemberError::WrongKey {
-            path: configuration.tls.key.clone(),
-            member: configuration.me.clone(),
-            found: identity.fingerprint(),
-            wanted: wanted.clone(),
-        });
-    }
-    let keys =
-        configuration.members.iter().filter_map(|(name, row)| Some((name.clone(), row.key.parse().ok()?)));
-    let allowlist = Allowlist::new(keys.collect());
-    Endpoint::new(configuration.me.clone(), &configuration.cluster, identity, allowlist)
-        .map_err(|error| bad(crate::machinery::failed(error).0))
 }
 
 fn listen_to_signals(events: &mpsc::UnboundedSender<Event>) -> std::io::Result<()> {

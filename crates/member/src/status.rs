@@ -86,6 +86,9 @@ pub struct MemberStatus {
     pub role: Role,
     /// Whether it votes in the store and for the lease.
     pub votes: bool,
+    /// Whether it is being taken out of the cluster.
+    #[serde(default)]
+    pub leaving: bool,
     /// Where the other members reach it.
     pub address: SocketAddr,
     /// Read-only HTTP.

@@ -13,7 +13,7 @@ fn member(name: &str) -> MemberId {
 }
 
 fn facts() -> Facts {
-    Facts::new(member("m2"), Epoch(1))
+    Facts::new(member("m2"), Arc::default(), Epoch(1))
 }
 
 fn sync_of(name: &str) -> SyncSet {

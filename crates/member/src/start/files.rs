@@ -1,9 +1,13 @@
-//! The files that a member writes anew at each start.
+//! The files that a member reads at each start, and those that it writes anew.
 
+use std::path::PathBuf;
+
+use mainstay_net::{Allowlist, Endpoint, Identity};
 use mainstay_postgres::layout::Layout;
 
 use super::MemberError;
 use crate::configuration::Configuration;
+use crate::roster::{self, Roster};
 
 /// PostgreSQL reads its certificate from files of its own, which its user may read.
 pub(super) fn install_certificates(
@@ -42,4 +46,26 @@ pub(super) fn write_pid(layout: &Layout) -> Result<(), MemberError> {
     let path = layout.state_dir().join("member.pid");
     std::fs::write(&path, format!("{}\n", std::process::id()))
         .map_err(|source| MemberError::Write { path, source })
+}
+
+/// Who this member is to the others: its key must be the one that the file names.
+pub(super) fn endpoint(configuration: &Configuration, roster: &Roster) -> Result<Endpoint, MemberError> {
+    let read = |path: &PathBuf| {
+        std::fs::read_to_string(path).map_err(|source| MemberError::Read { path: path.clone(), source })
+    };
+    let bad = |why: String| MemberError::Certificate { path: configuration.tls.certificate.clone(), why };
+    let identity = Identity::from_pem(&read(&configuration.tls.certificate)?, &read(&configuration.tls.key)?)
+        .map_err(|error| bad(crate::machinery::failed(error).0))?;
+    let wanted = &configuration.own_row().key;
+    if identity.fingerprint().to_string() != *wanted {
+        return Err(MemberError::WrongKey {
+            path: configuration.tls.key.clone(),
+            member: configuration.me.clone(),
+            found: identity.fingerprint(),
+            wanted: wanted.clone(),
+        });
+    }
+    let allowlist = Allowlist::new(roster::keys(roster));
+    Endpoint::new(configuration.me.clone(), &configuration.cluster, identity, allowlist)
+        .map_err(|error| bad(crate::machinery::failed(error).0))
 }

@@ -19,6 +19,6 @@ pub(super) async fn initdb(machinery: &Machinery) -> Result<Outcome, WorkError> 
     };
     machinery.write_configuration(machinery.standby_names(), None).await?;
     machinery.write_gate(Gate::Shut).await?;
-    initdb::initdb(&machinery.tools, &machinery.layout, &options).await.map_err(failed)?;
+    initdb::initdb(machinery.tools()?, &machinery.layout, &options).await.map_err(failed)?;
     Ok(Outcome::Done)
 }

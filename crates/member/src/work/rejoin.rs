@@ -37,7 +37,7 @@ pub(super) async fn clone(
     };
     keep_what_is_removed(machinery).await;
     let (progress, _) = watch::channel(Progress::default());
-    clone::clone(&machinery.tools, &machinery.layout, &options, &progress).await.map_err(failed)?;
+    clone::clone(machinery.tools()?, &machinery.layout, &options, &progress).await.map_err(failed)?;
     info!(bytes = progress.borrow().done_bytes, %member, "cloned");
     Ok(Outcome::Done)
 }
@@ -58,7 +58,7 @@ pub(super) async fn rewind(
     };
     let (progress, _) = watch::channel(Progress::default());
     let rewound =
-        rewind::rewind(&machinery.tools, &machinery.layout, &options, &progress).await.map_err(failed)?;
+        rewind::rewind(machinery.tools()?, &machinery.layout, &options, &progress).await.map_err(failed)?;
     info!(bytes = rewound.moved_bytes, %member, "rewound");
     tell_of_undone(rewound.diverged_commits, rewound.kept_wal);
     Ok(Outcome::Done)
@@ -69,7 +69,7 @@ async fn keep_what_is_removed(machinery: &Machinery) {
     let kept = async {
         let common = common_timeline(machinery).await?;
         let place = (common.timeline, common.begin);
-        rewind::keep_abandoned(&machinery.tools, &machinery.layout, place, KEEP_PATIENCE)
+        rewind::keep_abandoned(machinery.tools()?, &machinery.layout, place, KEEP_PATIENCE)
             .await
             .map_err(failed)
     };
@@ -109,8 +109,9 @@ fn system_identifier(machinery: &Machinery) -> Result<u64, WorkError> {
 
 /// The last timeline that the directory shares with the lineage; its `begin` here is where the lineage left it.
 async fn common_timeline(machinery: &Machinery) -> Result<lineage::Fork, WorkError> {
-    let end =
-        wal_end::wal_end(&machinery.tools, &machinery.layout, None, REWIND_PATIENCE).await.map_err(failed)?;
+    let end = wal_end::wal_end(machinery.tools()?, &machinery.layout, None, REWIND_PATIENCE)
+        .await
+        .map_err(failed)?;
     let pg_wal = machinery.layout.pg_wal();
     let history = blocking(move || history::read(&pg_wal, end.timeline)).await?.map_err(failed)?;
     let extent = lineage::Extent { history, end: end.end };

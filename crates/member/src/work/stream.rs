@@ -37,7 +37,7 @@ pub(super) async fn seal(machinery: &Machinery, epoch: Epoch) -> Result<Outcome,
     let status = guard.status().await.map_err(failed)?;
     let postmaster = status.postmaster.map(|_| Postmaster(guard));
     let settings = machinery.sealed_settings();
-    let version = machinery.tools.version();
+    let version = machinery.tools()?.version();
     seal::seal(&machinery.layout, version, &settings, postmaster.as_ref(), SEAL_PATIENCE)
         .await
         .map_err(failed)?;
@@ -57,7 +57,7 @@ async fn replay_position(machinery: &Machinery) -> Result<Lsn, WorkError> {
 
 async fn scan(machinery: &Machinery, replayed: Option<Lsn>) -> Result<Scan, WorkError> {
     let incarnation = machinery.incarnation()?;
-    let end = wal_end::wal_end(&machinery.tools, &machinery.layout, replayed, SCAN_PATIENCE)
+    let end = wal_end::wal_end(machinery.tools()?, &machinery.layout, replayed, SCAN_PATIENCE)
         .await
         .map_err(failed)?;
     let pg_wal = machinery.layout.pg_wal();

@@ -1,0 +1,100 @@
+//! Following the record in who belongs to the cluster: links, keys, and the members of the replicated log.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_consensus::{Reconcile, Status, reconcile};
+use mainstay_core::record::Record;
+use tracing::{debug, info, warn};
+
+use super::{Event, MainLoop};
+use crate::machinery::blocking;
+use crate::roster;
+
+/// How long a change of the log's members may take.
+const MEMBERSHIP_PATIENCE: Duration = Duration::from_secs(5);
+/// Before the next try of a step that did not work.
+const MEMBERSHIP_PAUSE: Duration = Duration::from_millis(200);
+
+impl MainLoop {
+    pub(super) fn follow_roster(&mut self, record: &Record) {
+        if record.format == 0 {
+            return;
+        }
+        let newest = roster::of_record(record, &self.machinery.configuration);
+        if newest == *self.facts.roster {
+            return;
+        }
+        let names = |roster: &roster::Roster| roster.keys().cloned().collect::<Vec<_>>();
+        let (before, after) = (names(&self.facts.roster), names(&newest));
+        if before != after {
+            let words: Vec<&str> = after.iter().map(mainstay_core::MemberId::as_str).collect();
+            info!("the members of the cluster are {}", words.join(", "));
+        }
+        self.facts.roster = Arc::new(newest);
+        self.facts.peers.retain(|name, _| self.facts.roster.contains_key(name));
+        self.links.follow(&self.facts.roster);
+        self.roster.send_replace(Arc::clone(&self.facts.roster));
+        let (directory, access) =
+            (self.machinery.configuration.directory.clone(), self.machinery.layout.private_access());
+        // In order, and always the newest: an older one must not come last.
+        let newest = self.roster.subscribe();
+        let machinery = Arc::clone(&self.machinery);
+        tokio::spawn(async move {
+            let _files = machinery.one_writer().await;
+            let roster = Arc::clone(&newest.borrow());
+            match blocking(move || roster::keep(&directory, &roster, access)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => warn!(%error, "the members are not written down"),
+                Err(error) => warn!(%error, "the members are not written down"),
+            }
+        });
+    }
+
+    /// As leader: the next step of the log's own members towards those of the record. Asked again after each answer.
+    pub(super) fn reconcile_members(&mut self, status: &Status) {
+        let record = &self.facts.record;
+        if record.format < 2 || self.under_way.reconciling {
+            return;
+        }
+        let ids = |votes: Option<bool>| -> BTreeSet<u64> {
+            let rows = record.members.values().filter(|row| votes.is_none_or(|votes| row.votes == votes));
+            rows.map(|row| row.raft_id).collect()
+        };
+        let (voters, members) = (ids(Some(true)), ids(None));
+        let Some(step) = reconcile(status, &voters, &members) else { return };
+        self.under_way.reconciling = true;
+        let (store, events) = (self.store.clone(), self.events.clone());
+        tokio::spawn(async move {
+            match step {
+                Reconcile::Change(changes) => {
+                    debug!(?changes, "changing the members of the log");
+                    if let Err(error) = store.propose_membership(changes, MEMBERSHIP_PATIENCE).await {
+                        debug!(%error, "the members of the log were not changed");
+                        tokio::time::sleep(MEMBERSHIP_PAUSE).await;
+                    }
+                }
+                Reconcile::HandOver(heir) => {
+                    debug!(heir, "handing over the lead of the log");
+                    store.transfer_leader(heir);
+                    tokio::time::sleep(MEMBERSHIP_PAUSE).await;
+                }
+            }
+            let _ = events.send(Event::Reconciled);
+        });
+    }
+
+    /// A record in which ids were given since this member got its own, but without it: it was taken out.
+    pub(super) fn notice_removal(&mut self, raft_id: u64) {
+        let record = &self.facts.record;
+        let is_gone = record.format > 0
+            && record.membership.next_raft_id > raft_id
+            && !record.members.contains_key(&self.facts.me);
+        if is_gone && !self.under_way.removed {
+            warn!("this member has been taken out of the cluster: stopping; its data is left where it is");
+            self.under_way.removed = true;
+            self.begin_to_stop();
+        }
+    }
+}
