@@ -1,19 +1,18 @@
 //! Starting a member: everything is checked before anything is changed, and every part is wired to the others.
 
+mod error;
 mod files;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use mainstay_consensus::Identity as RaftIdentity;
-use mainstay_core::MemberId;
 use mainstay_core::record::{Command, Kind};
 use mainstay_core::view::Health;
 use mainstay_guard::SpawnGuard;
-use mainstay_net::{BindError, Endpoint, KeyFingerprint, Server};
-use mainstay_postgres::layout::{Layout, LayoutError};
-use mainstay_postgres::tools::{RunAs, Tools, ToolsError};
+use mainstay_net::{Endpoint, Server};
+use mainstay_postgres::layout::Layout;
+use mainstay_postgres::tools::{RunAs, Tools};
 use mainstay_store::{RaftOptions, RaftStore};
 use nix::unistd::geteuid;
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, info};
 
 use crate::configuration::Configuration;
-use crate::control::{self, Callers, Control, ControlError, Seen};
+use crate::control::{self, Callers, Control, Seen};
 use crate::explain::Explanations;
 use crate::facts::Facts;
 use crate::guard_link::{self, GuardPlace, GuardState};
@@ -30,62 +29,16 @@ use crate::lease::LeaseThread;
 use crate::machinery::Machinery;
 use crate::main_loop::{Ended, Event, MainLoop, UnderWay, Watched};
 use crate::network::{self, Links, Receivers};
-use crate::promise::{PromiseError, Promises};
+use crate::promise::Promises;
 use crate::propose::Proposer;
 use crate::record_machine::RecordMachine;
 use crate::report::Constants;
-use crate::roster::{self, Roster, RosterError};
+use crate::roster::{self, Roster};
 use crate::status::Status;
 use crate::work::Lane;
 use crate::{health, log_rotation, observe};
+pub use error::MemberError;
 use files::{endpoint, install_certificates, write_passfile, write_pid};
-
-/// Why a member does not start, or has ended.
-#[derive(Debug, thiserror::Error)]
-pub enum MemberError {
-    #[error(transparent)]
-    Tools(#[from] ToolsError),
-    #[error(transparent)]
-    Layout(#[from] LayoutError),
-    #[error("cannot read {path}: {source}")]
-    Read { path: PathBuf, source: std::io::Error },
-    #[error("cannot write {path}: {source}")]
-    Write { path: PathBuf, source: std::io::Error },
-    #[error("{path}: {why}")]
-    Certificate { path: PathBuf, why: String },
-    #[error(
-        "the key in {path} has the fingerprint {found}, but {member} is configured with {wanted}; use the right key, or correct the configuration of every member"
-    )]
-    WrongKey { path: PathBuf, member: MemberId, found: KeyFingerprint, wanted: String },
-    #[error(
-        "this member's consensus directory {path} is missing: run `mainstay create` once for a new cluster; a member that has lost it must be removed and join anew"
-    )]
-    NotCreated { path: PathBuf },
-    #[error("{0}")]
-    Store(String),
-    #[error(transparent)]
-    Bind(#[from] BindError),
-    #[error(transparent)]
-    Promise(#[from] PromiseError),
-    #[error(transparent)]
-    Control(#[from] ControlError),
-    #[error(
-        "the configuration says lease = {file:?}, but the cluster was made with {cluster:?}; write the cluster's, it cannot be changed yet"
-    )]
-    OtherLease { file: Duration, cluster: Duration },
-    #[error("{0}")]
-    TooOld(String),
-    #[error(
-        "this member has been taken out of the cluster; its data is left in {data}, and can be removed with: mainstay uninstall"
-    )]
-    Removed { data: PathBuf },
-    #[error(transparent)]
-    Roster(#[from] RosterError),
-    #[error("a newer process of this member has taken over")]
-    Superseded,
-    #[error("cannot start a thread: {0}")]
-    Thread(std::io::Error),
-}
 
 struct Paths {
     consensus: PathBuf,
