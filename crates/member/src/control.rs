@@ -6,6 +6,7 @@
 mod caller;
 mod health;
 mod input;
+mod members;
 mod read;
 mod refuse;
 mod routes;
@@ -21,6 +22,7 @@ use mainstay_core::record::Record;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 
+use crate::configuration::Configuration;
 use crate::explain::Explanations;
 use crate::guard_link::GuardState;
 use crate::heartbeat::Heartbeat;
@@ -29,6 +31,7 @@ use crate::propose::Proposer;
 use crate::status::Status;
 
 pub(crate) use caller::Callers;
+pub use members::{InviteAnswer, InviteRequest, LeaveRequest, OpenInvitation, RevokeRequest};
 pub use refuse::{Refusal, Refuse};
 use routes::Routes;
 pub use switchover::{SwitchoverAnswer, SwitchoverRequest};
@@ -51,6 +54,7 @@ pub(crate) struct Control {
     pub(crate) seen: Seen,
     pub(crate) explanations: Arc<Mutex<Explanations>>,
     pub(crate) proposer: Proposer,
+    pub(crate) configuration: Arc<Configuration>,
 }
 
 /// Over TCP, without a password: nothing secret, nothing that changes anything.
@@ -67,6 +71,10 @@ fn private_routes() -> Routes<Control> {
         .get("/metrics", read::own_metrics)
         .get("/v1/status", read::full_status)
         .get("/v1/explain", read::explain)
+        .get("/v1/invitations", members::invitations)
+        .post("/v1/members/invite", members::invite)
+        .post("/v1/members/revoke", members::revoke)
+        .post("/v1/members/leave", members::leave)
         .post("/v1/switchover", switchover::switchover)
 }
 

@@ -25,6 +25,7 @@ use crate::explain::Explanations;
 use crate::facts::Facts;
 use crate::guard_link::{self, GuardPlace, GuardState};
 use crate::heartbeat::Heartbeat;
+use crate::join::Desk;
 use crate::lease::LeaseThread;
 use crate::machinery::Machinery;
 use crate::main_loop::{Ended, Event, MainLoop, UnderWay, Watched};
@@ -163,7 +164,7 @@ impl Member {
             self.store.clone(),
         ));
         let links = Links::new(self.endpoint.clone(), &self.roster);
-        network::start(&links, server, outgoing, self.receivers(&events));
+        network::start(&links, self.with_desk(server)?, outgoing, self.receivers(&events));
         let (wanted, wanted_seen) = watch::channel(observe::Wanted::default());
         let (sql, sql_seen) = watch::channel(observe::Sql::default());
         let (signs, signs_seen) = watch::channel(Health::default());
@@ -185,7 +186,7 @@ impl Member {
             lease: self.lease.state(),
         };
         let seen = self.seen(status_seen, &machinery, &watched, &heartbeat);
-        self.answer(Control { seen, explanations: explanations.clone(), proposer: proposer.clone() }).await?;
+        self.answer(seen, &explanations, &proposer).await?;
         listen_to_signals(&events).map_err(MemberError::Thread)?;
         let main_loop = MainLoop {
             constants: self.constants(),
@@ -226,6 +227,21 @@ impl Member {
         tokio::spawn(health::run(Arc::clone(machinery), signs));
     }
 
+    /// Machines that want to join are answered too.
+    fn with_desk(&self, server: Server) -> Result<Server, MemberError> {
+        let desk = Desk {
+            configuration: Arc::new(self.configuration.clone()),
+            proposer: Proposer::new(self.store.clone()),
+            store: self.store.clone(),
+            postgresql_major: self.tools.as_ref().map(|tools| tools.version().major),
+        };
+        let path = self.configuration.tls.authority.clone();
+        let joins = desk.joins().map_err(|source| MemberError::Read { path: path.clone(), source })?;
+        server
+            .answer_joins(joins)
+            .map_err(|error| MemberError::Certificate { path, why: crate::machinery::failed(error).0 })
+    }
+
     fn receivers(&self, events: &mpsc::UnboundedSender<Event>) -> Receivers {
         Receivers { store: self.store.clone(), lease: self.lease.clone(), events: events.clone() }
     }
@@ -253,7 +269,18 @@ impl Member {
         }
     }
 
-    async fn answer(&self, control: Control) -> Result<(), MemberError> {
+    async fn answer(
+        &self,
+        seen: Seen,
+        explanations: &Arc<Mutex<Explanations>>,
+        proposer: &Proposer,
+    ) -> Result<(), MemberError> {
+        let control = Control {
+            seen,
+            explanations: Arc::clone(explanations),
+            proposer: proposer.clone(),
+            configuration: Arc::new(self.configuration.clone()),
+        };
         let (http, socket) = (self.configuration.own_row().http, self.configuration.control_socket());
         control::serve(control, http, &socket, Callers::new(self.layout.run_as())).await?;
         Ok(())

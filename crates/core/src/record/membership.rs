@@ -51,6 +51,8 @@ pub struct Invitation {
     pub replaces: Option<MemberId>,
     /// Milliseconds since 1970 by the wall clock.
     pub expires_at_unix_ms: u64,
+    /// Who has joined by it. It is kept until it expires, so that one whose answer was lost can ask again.
+    pub used_by: Option<MemberId>,
 }
 
 /// Somebody who asks to become a member.
@@ -125,22 +127,25 @@ impl Record {
         Ok(if self.membership.invitations.len() < before { Applied::Done } else { Applied::Already })
     }
 
-    /// Exactly one of several that come with the same invitation succeeds: it is gone with the first.
+    /// Exactly one of several that come with the same invitation succeeds: it is the first one's from then on.
     pub(super) fn join(&mut self, joining: Joining) -> Result {
         let Joining { invitation, secret_sha256, member, mut row, at_unix_ms } = joining;
-        if self.members.get(&member).is_some_and(|there| there.key == row.key) {
-            return Ok(Applied::Already);
-        }
         let refused = |why: &str| Err(Refusal::Invitation(why.to_owned()));
         let open = self.membership.invitations.iter().position(|open| open.id == invitation);
         let Some(open) = open else {
-            return refused(
-                "it was used already, revoked, or never given; make another with: mainstay member invite",
-            );
+            return refused("it was never given, or is gone; make another with: mainstay member invite");
         };
         let found = self.membership.invitations[open].clone();
         if found.secret_sha256 != secret_sha256 {
             return refused("its secret is wrong");
+        }
+        if let Some(used_by) = &found.used_by {
+            let same =
+                *used_by == member && self.members.get(&member).is_some_and(|there| there.key == row.key);
+            return match same {
+                true => Ok(Applied::Already),
+                false => Err(Refusal::Invitation(format!("{used_by} has joined by it already"))),
+            };
         }
         if found.expires_at_unix_ms <= at_unix_ms {
             return refused("it has expired; make another with: mainstay member invite");
@@ -158,7 +163,7 @@ impl Record {
                 old.leaving = true;
             }
         }
-        self.membership.invitations.remove(open);
+        self.membership.invitations[open].used_by = Some(member.clone());
         row.raft_id = self.membership.next_raft_id;
         row.votes = false;
         row.leaving = false;

@@ -75,6 +75,7 @@ fn format_2() -> Vec<Command> {
         member: Some(member("m4")),
         replaces: Some(member("m3")),
         expires_at_unix_ms: 1_790_000_600_000,
+        used_by: None,
     };
     let row = Member {
         kind: Kind::Data,
