@@ -26,7 +26,10 @@ use crate::configuration::Configuration;
 use crate::explain::Explanations;
 use crate::guard_link::GuardState;
 use crate::heartbeat::Heartbeat;
+use crate::inventory::Inventory;
 use crate::lease::LeaseState;
+use crate::metrics::Openings;
+use crate::observe::Sql;
 use crate::propose::Proposer;
 use crate::status::Status;
 
@@ -43,6 +46,9 @@ pub(crate) struct Seen {
     pub(crate) lease: watch::Receiver<LeaseState>,
     pub(crate) guard: watch::Receiver<GuardState>,
     pub(crate) record: watch::Receiver<Arc<Record>>,
+    pub(crate) sql: watch::Receiver<Sql>,
+    pub(crate) inventory: watch::Receiver<Inventory>,
+    pub(crate) openings: Arc<Mutex<Openings>>,
     pub(crate) heartbeat: Heartbeat,
     /// How long a lease is.
     pub(crate) lease_length: Duration,

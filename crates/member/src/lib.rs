@@ -16,6 +16,7 @@ mod gossip;
 mod guard_link;
 mod health;
 mod heartbeat;
+mod inventory;
 pub mod join;
 mod lease;
 mod log_rotation;

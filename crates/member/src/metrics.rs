@@ -1,44 +1,190 @@
-//! Prometheus' text format, version 0.0.4.
+//! What an operator alerts on, in Prometheus' text format.
+//!
+//! Names and units are Prometheus' conventions: base units, `_total` for what only grows, `_timestamp_seconds` for moments. A
+//! sample that is not known is left out: a zero would be believed.
 
-use std::fmt::Write;
+mod exposition;
+mod openings;
 
-use crate::status::{Role, Status};
+use std::sync::Arc;
+use std::time::Duration;
 
-/// Renders what this member knows. One sample per member where a member is meant.
-pub(crate) fn render(status: &Status) -> String {
-    let mut text = String::new();
-    let mut gauge = |name: &str, help: &str, samples: Vec<(String, u64)>| {
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
-        for (labels, value) in samples {
-            let _ = writeln!(text, "{name}{labels} {value}");
+use mainstay_core::record::{Kind, Record};
+use mainstay_core::sync::wanted_acknowledgements;
+use mainstay_core::view::PEER_FRESH;
+
+use crate::inventory::Inventory;
+use crate::status::{MemberStatus, Role, Status};
+pub(crate) use exposition::CONTENT_TYPE;
+use exposition::Exposition;
+pub(crate) use openings::Openings;
+
+/// Everything that one scrape is made from.
+#[derive(Clone, Debug)]
+pub(crate) struct Scrape {
+    pub(crate) status: Arc<Status>,
+    pub(crate) record: Arc<Record>,
+    /// Whether `/primary` and `/liveness` would be answered with 200.
+    pub(crate) is_primary: bool,
+    pub(crate) is_live: bool,
+    /// Since the main loop has turned.
+    pub(crate) loop_age: Duration,
+    /// Until the deadline of the lease, on its holder.
+    pub(crate) lease_remaining: Option<Duration>,
+    /// Whether PostgreSQL answers SQL; `None` on a witness.
+    pub(crate) postgresql_is_up: Option<bool>,
+    /// WAL that each slot keeps, in bytes.
+    pub(crate) slots: Vec<(String, u64)>,
+    pub(crate) inventory: Inventory,
+    /// How often an epoch was opened, by how the one before it had ended.
+    pub(crate) openings: Vec<(String, u64)>,
+}
+
+const ROLES: [Role; 7] = [
+    Role::Primary,
+    Role::Standby,
+    Role::Witness,
+    Role::Starting,
+    Role::Rejoining,
+    Role::Stopped,
+    Role::Unknown,
+];
+
+/// Renders it all.
+pub(crate) fn render(scrape: &Scrape) -> String {
+    let mut text = Exposition::new();
+    of_this_member(scrape, &mut text);
+    of_its_machine(scrape, &mut text);
+    of_the_cluster(scrape, &mut text);
+    of_synchronous_replication(scrape, &mut text);
+    of_each_member(&scrape.status, &mut text);
+    text.finish()
+}
+
+fn of_this_member(scrape: &Scrape, text: &mut Exposition) {
+    let status = &scrape.status;
+    let own = status.members.iter().find(|row| row.name == status.member);
+    let role = own.map_or(Role::Unknown, |row| row.role);
+    text.gauge("mainstay_build_info", "The program's version; always 1.")
+        .labelled(&[("version", env!("CARGO_PKG_VERSION"))], 1);
+    text.gauge("mainstay_member_info", "Which member of which cluster answers; always 1.")
+        .labelled(&[("cluster", &status.cluster), ("member", status.member.as_str())], 1);
+    text.gauge("mainstay_up", "Whether the member works: its main loop turns.").one(scrape.is_live);
+    text.gauge("mainstay_main_loop_age_seconds", "How long ago the main loop turned.")
+        .seconds(scrape.loop_age);
+    let mut roles = text.gauge("mainstay_role", "1 for the role that this member has, 0 for the others.");
+    for known in ROLES {
+        roles.labelled(&[("role", known.as_str())], u64::from(known == role));
+    }
+    text.gauge("mainstay_primary", "Whether this member is the primary: what /primary answers.")
+        .one(scrape.is_primary);
+    if let Some(timeline) = own.and_then(|row| row.timeline) {
+        text.gauge("mainstay_timeline", "PostgreSQL's timeline on this member.").one(timeline.0);
+    }
+    if let Some(remaining) = scrape.lease_remaining {
+        text.gauge("mainstay_lease_remaining_seconds", "Until the lease must be renewed, on its holder.")
+            .seconds(remaining);
+    }
+    if let Some(up) = scrape.postgresql_is_up {
+        text.gauge("mainstay_postgresql_up", "Whether PostgreSQL answers SQL on this member.").one(up);
+    }
+    text.gauge("mainstay_warnings", "How many warnings the status of this member has.")
+        .one(status.warnings.len() as u64);
+}
+
+fn of_its_machine(scrape: &Scrape, text: &mut Exposition) {
+    let inventory = &scrape.inventory;
+    if let Some(room) = inventory.room {
+        text.gauge("mainstay_data_free_bytes", "What PostgreSQL may still write where its data is.")
+            .one(room.free);
+        text.gauge("mainstay_data_size_bytes", "The size of that file system.").one(room.size);
+    }
+    if !scrape.slots.is_empty() {
+        let mut slots = text.gauge("mainstay_slot_retained_bytes", "WAL that PostgreSQL keeps for a slot.");
+        for (slot, bytes) in &scrape.slots {
+            slots.labelled(&[("slot", slot)], *bytes);
+        }
+    }
+    if !inventory.certificates.is_empty() {
+        let mut certificates = text
+            .gauge("mainstay_certificate_expiry_timestamp_seconds", "When a certificate ends, in Unix time.");
+        for (certificate, at) in &inventory.certificates {
+            certificates.labelled(&[("certificate", certificate)], *at);
+        }
+    }
+}
+
+fn of_the_cluster(scrape: &Scrape, text: &mut Exposition) {
+    let (status, record) = (&scrape.status, &scrape.record);
+    text.gauge("mainstay_epoch", "The newest epoch that was granted.").one(status.epoch.0);
+    text.gauge("mainstay_writable", "Whether a primary lets applications in, as far as this member knows.")
+        .one(status.writable);
+    text.gauge("mainstay_lease_length_seconds", "How long a lease is.").seconds(record.settings.lease());
+    let mut openings = text.counter(
+        "mainstay_openings_total",
+        "How often a primary was opened since this process counts, by how the epoch before had ended.",
+    );
+    for (cause, count) in &scrape.openings {
+        openings.labelled(&[("cause", cause)], *count);
+    }
+    if let Some(newest) = record.ledger.last() {
+        text.gauge(
+            "mainstay_last_opening_timestamp_seconds",
+            "When the newest primary was opened, in Unix time.",
+        )
+        .seconds(Duration::from_millis(newest.at_unix_ms));
+    }
+    text.gauge("mainstay_consensus_leader_known", "Whether this member knows who leads the replicated log.")
+        .one(status.store_leader.is_some());
+    text.gauge("mainstay_consensus_leads", "Whether this member leads it.").one(status.leads);
+    let heard =
+        |row: &&MemberStatus| row.heard_ms.is_some_and(|ago| u128::from(ago) < (PEER_FRESH * 2).as_millis());
+    let voters = || status.members.iter().filter(|row| row.votes);
+    text.gauge("mainstay_voters", "How many members vote.").one(voters().count() as u64);
+    text.gauge("mainstay_voters_heard", "How many of them this member hears, itself among them.")
+        .one(voters().filter(heard).count() as u64);
+}
+
+fn of_synchronous_replication(scrape: &Scrape, text: &mut Exposition) {
+    let (status, record) = (&scrape.status, &scrape.record);
+    text.gauge("mainstay_at_risk_bytes", "WAL lost if the primary's machine died now.")
+        .one(status.at_risk_bytes);
+    let data = record.members.values().filter(|row| row.kind == Kind::Data).count();
+    text.gauge("mainstay_sync_standbys_wanted", "How many standbys there could be to acknowledge commits.")
+        .one(data.saturating_sub(1) as u64);
+    text.gauge("mainstay_sync_acknowledgements_wanted", "How many standbys a commit should wait for.")
+        .one(wanted_acknowledgements(data));
+    let Some(sync) = record.sync().filter(|_| record.is_open()) else { return };
+    text.gauge("mainstay_sync_standbys", "How many standbys count for commits.")
+        .one(sync.voters.len() as u64);
+    text.gauge(
+        "mainstay_sync_acknowledgements",
+        "How many of them a commit waits for; 0: the primary is lone.",
+    )
+    .one(sync.k);
+}
+
+fn of_each_member(status: &Status, text: &mut Exposition) {
+    let mut family = |name, help, value: &dyn Fn(&MemberStatus) -> Option<u64>| {
+        let mut family = text.gauge(name, help);
+        for row in &status.members {
+            if let Some(value) = value(row) {
+                family.labelled(&[("member", row.name.as_str())], value);
+            }
         }
     };
-    let one = |value: u64| vec![(String::new(), value)];
-    let members = |value: &dyn Fn(&crate::status::MemberStatus) -> Option<u64>| {
-        let sample = |row| value(row).map(|value| (format!("{{member=\"{}\"}}", row.name), value));
-        status.members.iter().filter_map(sample).collect::<Vec<_>>()
-    };
-    let own_role = status.members.iter().find(|row| row.name == status.member).map(|row| row.role);
-    gauge("mainstay_epoch", "The newest epoch that was granted.", one(status.epoch.0));
-    gauge("mainstay_writable", "Whether a primary lets applications in.", one(u64::from(status.writable)));
-    gauge(
-        "mainstay_primary",
-        "Whether this member is the primary.",
-        one(u64::from(own_role == Some(Role::Primary))),
-    );
-    gauge("mainstay_at_risk_bytes", "WAL lost if the primary's machine died now.", one(status.at_risk_bytes));
-    if let Some(remaining) = status.lease.as_ref().and_then(|lease| lease.remaining_ms) {
-        gauge("mainstay_lease_remaining_milliseconds", "Until the lease must be renewed.", one(remaining));
+    let serves = |row: &MemberStatus| matches!(row.role, Role::Primary | Role::Standby | Role::Witness);
+    family("mainstay_member_up", "Whether the member serves.", &|row| Some(u64::from(serves(row))));
+    family("mainstay_member_votes", "Whether it votes.", &|row| Some(u64::from(row.votes)));
+    family("mainstay_member_sync", "Whether it counts for commits.", &|row| Some(u64::from(row.sync)));
+    family("mainstay_member_lag_bytes", "How far a standby is behind.", &|row| row.lag_bytes);
+    let mut heard = text.gauge("mainstay_member_heard_seconds", "How long ago it was heard.");
+    for row in &status.members {
+        if let Some(ago) = row.heard_ms {
+            heard.labelled_seconds(&[("member", row.name.as_str())], Duration::from_millis(ago));
+        }
     }
-    let serves =
-        |row: &crate::status::MemberStatus| matches!(row.role, Role::Primary | Role::Standby | Role::Witness);
-    gauge("mainstay_member_up", "Whether the member serves.", members(&|row| Some(u64::from(serves(row)))));
-    gauge("mainstay_member_lag_bytes", "How far a standby is behind.", members(&|row| row.lag_bytes));
-    gauge(
-        "mainstay_member_sync",
-        "Whether it acknowledges commits.",
-        members(&|row| Some(u64::from(row.sync))),
-    );
-    gauge("mainstay_member_heard_milliseconds", "How long ago it was heard.", members(&|row| row.heard_ms));
-    text
 }
+
+#[cfg(test)]
+mod tests;

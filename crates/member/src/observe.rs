@@ -41,6 +41,8 @@ pub(crate) struct Sql {
     pub(crate) primary: Option<Primary>,
     pub(crate) walsenders: Vec<Walsender>,
     pub(crate) wal_kept_from: Option<Lsn>,
+    /// How much WAL each slot keeps, in bytes; for people.
+    pub(crate) slots: Vec<(String, u64)>,
     /// When `postgresql.auto.conf` was last seen to set something of Mainstay's, and what; it is taken back by then.
     pub(crate) overridden: Option<(Now, Vec<String>)>,
 }
@@ -224,6 +226,7 @@ impl Observer {
             return;
         }
         self.slots_at = now;
+        sql.slots = kept_by_slots(observed);
         if !observed.in_recovery {
             sql.wal_kept_from = session.oldest_wal().await.ok();
             self.nudge_standbys(session, observed).await;
@@ -345,6 +348,15 @@ async fn becomes_busy(wanted: &mut watch::Receiver<Wanted>) {
         // The main loop has ended, and with it soon this task.
         std::future::pending::<()>().await;
     }
+}
+
+/// From where each slot would begin to the end of what is here.
+fn kept_by_slots(observed: &Observation) -> Vec<(String, u64)> {
+    let end = observed.insert.or(observed.receive.max(observed.replay)).unwrap_or_default();
+    let kept = |slot: &mainstay_postgres::session::Slot| {
+        Some((slot.slot_name.clone(), end.bytes_ahead_of(slot.restart_lsn?)))
+    };
+    observed.slots.iter().filter_map(kept).collect()
 }
 
 /// The voter that a walsender's name says it is.

@@ -37,7 +37,7 @@ use crate::report::Constants;
 use crate::roster::{self, Roster};
 use crate::status::Status;
 use crate::work::Lane;
-use crate::{health, log_rotation, observe};
+use crate::{health, inventory, log_rotation, observe};
 pub use error::MemberError;
 use files::{endpoint, install_certificates, write_passfile, write_pid};
 
@@ -264,6 +264,9 @@ impl Member {
             lease: watched.lease.clone(),
             guard: watched.guard.clone(),
             record: machinery.record.clone(),
+            sql: watched.sql.clone(),
+            inventory: inventory::start(self.configuration.clone()),
+            openings: Arc::default(),
             heartbeat: heartbeat.clone(),
             lease_length: self.configuration.lease,
         }

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod demo;
+mod monitoring;
 mod reference;
 
 use std::path::{Path, PathBuf};

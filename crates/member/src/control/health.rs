@@ -86,6 +86,12 @@ fn answer(question: Question, takes_lag: bool, seen: &Seen, query: &[(String, St
     (code, format!("{why}\n")).into_response()
 }
 
+/// What `/primary` and `/liveness` would answer now.
+pub(super) fn is_primary_and_live(seen: &Seen) -> (bool, bool) {
+    let moment = Moment::of(seen);
+    (judge(Question::Primary, None, &moment).holds, judge(Question::Liveness, None, &moment).holds)
+}
+
 impl Moment {
     fn of(seen: &Seen) -> Moment {
         // The clock is read last: what is taken from it is never older than what it is compared with.

@@ -6,16 +6,43 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use mainstay_core::record::Kind;
 use serde::Deserialize;
 
 use super::input::Parameters;
-use super::{Control, Seen};
+use super::{Control, Seen, health};
+use crate::clock;
 use crate::explain::Explanation;
+use crate::metrics::{CONTENT_TYPE, Scrape};
 use crate::status::Status;
 
 pub(super) async fn metrics(State(seen): State<Seen>) -> Response {
-    let status = seen.status.borrow().clone();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], crate::metrics::render(&status)).into_response()
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], crate::metrics::render(&scrape(&seen))).into_response()
+}
+
+fn scrape(seen: &Seen) -> Scrape {
+    let (status, record) = (seen.status.borrow().clone(), seen.record.borrow().clone());
+    let (is_primary, is_live) = health::is_primary_and_live(seen);
+    let guard = seen.guard.borrow().status.clone();
+    let sql = seen.sql.borrow().clone();
+    let own = status.members.iter().find(|row| row.name == status.member);
+    let answers = guard.is_some_and(|guard| guard.postmaster.is_some() && guard.postmaster == sql.postmaster);
+    let openings = seen.openings.lock().unwrap_or_else(PoisonError::into_inner).count(&record.ledger);
+    let now = clock::now();
+    let held =
+        seen.lease.borrow().held.filter(|lease| record.tenure().is_some_and(|it| it.epoch == lease.epoch));
+    Scrape {
+        is_primary,
+        is_live,
+        loop_age: seen.heartbeat.age(now),
+        lease_remaining: held.map(|lease| now.until(lease.deadline)),
+        postgresql_is_up: own.filter(|row| row.kind == Kind::Data).map(|_| answers && sql.ready),
+        slots: sql.slots,
+        inventory: seen.inventory.borrow().clone(),
+        openings,
+        status,
+        record,
+    }
 }
 
 /// The same, on the control socket.

@@ -187,13 +187,27 @@ async fn serve(status: Status, lease: Option<Lease>) -> Server {
     let (guard_sender, guard) = watch::channel(GuardState { status: Some(guard()), ..GuardState::default() });
     let record = Record { phase: Phase::Open, base: Some(tenure()), ..Record::default() };
     let (record_sender, record) = watch::channel(Arc::new(record));
-    let heartbeat = Heartbeat::new();
-    let seen = Seen { status, lease, guard, record, heartbeat: heartbeat.clone(), lease_length: LEASE };
+    let (sql_sender, sql) = watch::channel(crate::observe::Sql::default());
+    let (inventory_sender, inventory) = watch::channel(crate::inventory::Inventory::default());
+    let (openings, heartbeat) = (Arc::default(), Heartbeat::new());
+    let beats = heartbeat.clone();
+    let seen = Seen {
+        status,
+        lease,
+        guard,
+        record,
+        sql,
+        inventory,
+        openings,
+        heartbeat: beats,
+        lease_length: LEASE,
+    };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     let router = super::super::public_router(seen);
     tokio::spawn(async move { axum::serve(listener, router).await });
-    let senders = Box::new((status_sender, lease_sender, guard_sender, record_sender));
+    let senders =
+        Box::new((status_sender, lease_sender, guard_sender, record_sender, sql_sender, inventory_sender));
     Server { address, heartbeat, _senders: senders }
 }
 
