@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod demo;
+mod health;
 mod monitoring;
 mod reference;
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::reference::{literals, source};
 
 /// The names that the program exports.
-fn exported() -> BTreeSet<String> {
+pub(super) fn exported() -> BTreeSet<String> {
     let source = source("crates/member/src/metrics.rs");
     literals(&source).into_iter().filter(|text| text.starts_with("mainstay_")).map(str::to_owned).collect()
 }
