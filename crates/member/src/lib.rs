@@ -24,6 +24,7 @@ mod machinery;
 mod main_loop;
 mod metrics;
 mod network;
+pub mod notify;
 mod observe;
 mod promise;
 mod propose;
@@ -36,4 +37,4 @@ mod work;
 
 pub use clock::now;
 pub use configuration::Configuration;
-pub use start::{MemberError, create, run};
+pub use start::{Finish, MemberError, create, run};

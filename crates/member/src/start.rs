@@ -37,7 +37,7 @@ use crate::report::Constants;
 use crate::roster::{self, Roster};
 use crate::status::Status;
 use crate::work::Lane;
-use crate::{health, inventory, log_rotation, observe};
+use crate::{health, inventory, log_rotation, notify, observe};
 pub use error::MemberError;
 use files::{endpoint, install_certificates, write_passfile, write_pid};
 
@@ -84,8 +84,17 @@ async fn tools_and_layout(configuration: &Configuration) -> Result<(Option<Tools
     Ok((Some(tools), layout))
 }
 
+/// How a member that was told to end has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// PostgreSQL is stopped too.
+    Stopped,
+    /// The member left alone, to be started anew: PostgreSQL goes on until its lease ends.
+    Left,
+}
+
 /// Runs the member until it is told to stop.
-pub async fn run(configuration: Configuration) -> Result<(), MemberError> {
+pub async fn run(configuration: Configuration) -> Result<Finish, MemberError> {
     let (tools, layout) = tools_and_layout(&configuration).await?;
     let roster = roster::load(&configuration)?;
     let endpoint = endpoint(&configuration, &roster)?;
@@ -143,7 +152,7 @@ impl Member {
         self,
         server: Server,
         outgoing: mpsc::Receiver<mainstay_consensus::Outgoing>,
-    ) -> Result<(), MemberError> {
+    ) -> Result<Finish, MemberError> {
         let (events, queue) = mpsc::unbounded_channel();
         let (guard, guard_seen) = watch::channel(GuardState::default());
         let guard = Arc::new(guard);
@@ -185,7 +194,7 @@ impl Member {
             health: signs_seen,
             lease: self.lease.state(),
         };
-        let seen = self.seen(status_seen, &machinery, &watched, &heartbeat);
+        let seen = self.seen(status_seen.clone(), &machinery, &watched, &heartbeat);
         self.answer(seen, &explanations, &proposer).await?;
         listen_to_signals(&events).map_err(MemberError::Thread)?;
         let main_loop = MainLoop {
@@ -209,7 +218,7 @@ impl Member {
             explanations,
             under_way: UnderWay::default(),
         };
-        info!(member = %self.configuration.me, cluster = self.configuration.cluster, "started");
+        self.say_ready(status_seen);
         let ended = main_loop.run(watched, queue).await;
         self.end(ended, &machinery, &guard).await
     }
@@ -272,6 +281,11 @@ impl Member {
         }
     }
 
+    fn say_ready(&self, status: watch::Receiver<Arc<Status>>) {
+        info!(member = %self.configuration.me, cluster = self.configuration.cluster, "started");
+        notify::ready(status);
+    }
+
     async fn answer(
         &self,
         seen: Seen,
@@ -294,16 +308,16 @@ impl Member {
         ended: Ended,
         machinery: &Machinery,
         guard_state: &watch::Sender<GuardState>,
-    ) -> Result<(), MemberError> {
+    ) -> Result<Finish, MemberError> {
         match ended {
             Ended::Stopped => {
                 self.dismiss(machinery, guard_state).await;
                 info!("stopped");
-                Ok(())
+                Ok(Finish::Stopped)
             }
             Ended::Left => {
                 info!("left; PostgreSQL goes on until its lease ends");
-                Ok(())
+                Ok(Finish::Left)
             }
             Ended::Removed => {
                 self.dismiss(machinery, guard_state).await;
@@ -385,6 +399,9 @@ fn listen_to_signals(events: &mpsc::UnboundedSender<Event>) -> std::io::Result<(
         let events = events.clone();
         tokio::spawn(async move {
             while stream.recv().await.is_some() {
+                if everything {
+                    notify::stopping();
+                }
                 let _ = events.send(Event::Stop { everything });
             }
         });

@@ -1,18 +1,40 @@
 //! `run`: one member in the foreground.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
+use mainstay_member::{Finish, notify};
 
 use crate::cli::RunOptions;
 use crate::{configuration, logging};
 
+/// The member left alone and wants to be started anew: "try again", as sysexits.h has it.
+const LEFT: u8 = 75;
+
+/// A service manager starts a member again at once, so that one that crashes is back before its lease ends. One that
+/// cannot run at all holds itself back instead, so that it is tried for ever without filling the log.
+const HOLD_BACK: Duration = Duration::from_secs(3);
+
 pub(crate) async fn run(options: &RunOptions) -> Result<ExitCode> {
+    let outcome = run_member(options).await;
+    if let Err(error) = &outcome
+        && notify::is_supervised()
+    {
+        notify::say(&format!("not running: {error:#}"));
+        tokio::time::sleep(HOLD_BACK).await;
+    }
+    match outcome? {
+        Finish::Stopped => Ok(ExitCode::SUCCESS),
+        Finish::Left => Ok(ExitCode::from(LEFT)),
+    }
+}
+
+async fn run_member(options: &RunOptions) -> Result<Finish> {
     let configuration = configuration::load(&options.config.config)?;
     logging::start(options.log_level, options.log_json)?;
     end_on_panic();
-    mainstay_member::run(configuration).await?;
-    Ok(ExitCode::SUCCESS)
+    Ok(mainstay_member::run(configuration).await?)
 }
 
 /// A member of which one thread is gone would go on with the others, and take over no more. Its guard keeps the deadline, and
