@@ -23,7 +23,7 @@ pub(crate) enum Verb {
     Create(ConfigOptions),
     /// Run this member in the foreground
     #[command(
-        after_help = "Signals: SIGTERM and SIGINT stop PostgreSQL and the member; SIGUSR1 ends the member alone, PostgreSQL\ngoes on until the lease ends.\nExample: mainstay run --config /etc/mainstay/mainstay.toml"
+        after_help = "Signals: SIGTERM and SIGINT stop PostgreSQL and the member; SIGUSR1 ends the member alone with\nexit code 75, PostgreSQL goes on until the lease ends.\nUnder a service manager (NOTIFY_SOCKET, WATCHDOG_USEC) it says when it is ready, alive and stopping.\nExample: mainstay run --config /etc/mainstay/mainstay.toml"
     )]
     Run(RunOptions),
     /// Show the cluster as this member sees it
@@ -43,9 +43,40 @@ pub(crate) enum Verb {
     /// Open psql on the primary
     #[command(after_help = "Example: mainstay psql -- -c 'SELECT now()'")]
     Psql(PsqlOptions),
+    /// Print what a shell needs to complete this command line
+    #[command(
+        after_help = "Example: mainstay completions bash > /etc/bash_completion.d/mainstay\nDebian's package has them already."
+    )]
+    Completions(CompletionsOptions),
+    /// Write a manual page for each command
+    #[command(hide = true, after_help = "Example: mainstay man --dir /usr/local/share/man/man1")]
+    Man(ManOptions),
+    /// End what a member that was stopped has left behind; run by the service manager
+    #[command(
+        hide = true,
+        after_help = "Does nothing unless SERVICE_RESULT and EXIT_STATUS, see systemd.exec(5), say that the member was to stop.\nExample: ExecStopPost=/usr/bin/mainstay after-stop"
+    )]
+    AfterStop(ConfigOptions),
     /// The process that owns PostgreSQL; started by the member
-    #[command(hide = true)]
+    #[command(
+        hide = true,
+        after_help = "Example: mainstay guard --directory /var/lib/mainstay/guard --data-directory /var/lib/mainstay/data"
+    )]
     Guard(GuardOptions),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsOptions {
+    /// For which shell
+    #[arg(value_name = "SHELL")]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ManOptions {
+    /// Where to write them; made if it is missing
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: PathBuf,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -124,11 +155,14 @@ pub(crate) struct PsqlOptions {
 
 #[derive(Debug, Args)]
 pub(crate) struct GuardOptions {
-    #[arg(long)]
+    /// The guard's own directory
+    #[arg(long, value_name = "DIR")]
     pub(crate) directory: PathBuf,
-    #[arg(long)]
+    /// PostgreSQL's data directory
+    #[arg(long, value_name = "DIR")]
     pub(crate) data_directory: PathBuf,
-    #[arg(long)]
+    /// Not used any more
+    #[arg(long, value_name = "USER")]
     pub(crate) user: Option<String>,
 }
 
@@ -177,15 +211,30 @@ pub(crate) enum DemoVerb {
     /// Print the connection URLs
     Urls,
     /// Kill a member whole, as if its machine had died, and watch what happens
-    Kill { member: MemberId },
+    Kill {
+        /// The member to kill
+        member: MemberId,
+    },
     /// Stop a member cleanly; without a name stop and remove the demo
-    Stop { member: Option<MemberId> },
+    Stop {
+        /// The member to stop; without it all of them
+        member: Option<MemberId>,
+    },
     /// Start a member that was stopped or killed
-    Start { member: MemberId },
+    Start {
+        /// The member to start
+        member: MemberId,
+    },
     /// Stop every process of a member in its tracks (SIGSTOP)
-    Freeze { member: MemberId },
+    Freeze {
+        /// The member to freeze
+        member: MemberId,
+    },
     /// Let a frozen member go on (SIGCONT)
-    Thaw { member: MemberId },
+    Thaw {
+        /// The frozen member
+        member: MemberId,
+    },
     /// Make another member the primary
     Switchover {
         /// The member to become the primary; without it the best standby
@@ -199,3 +248,6 @@ pub(crate) enum DemoVerb {
         last: usize,
     },
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,12 @@
 //! One file per verb.
 
+pub(crate) mod after_stop;
+pub(crate) mod completions;
 pub(crate) mod create;
 pub(crate) mod decide;
 pub(crate) mod explain;
 pub(crate) mod guard;
+pub(crate) mod man;
 pub(crate) mod psql;
 pub(crate) mod run;
 pub(crate) mod status;

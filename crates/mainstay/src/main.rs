@@ -45,6 +45,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         // The guard has one thread and no runtime.
         Verb::Guard(options) => commands::guard::run(&options),
         Verb::Decide(options) => commands::decide::run(&options),
+        Verb::Completions(options) => commands::completions::run(&options),
+        Verb::Man(options) => commands::man::run(&options),
         verb => {
             let runtime =
                 tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -65,6 +67,9 @@ async fn run_async(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Switchover(options) => commands::switchover::run(&options).await,
         Verb::Psql(options) => commands::psql::run(&options).await,
         Verb::Demo(options) => demo::run(options).await,
-        Verb::Guard(_) | Verb::Decide(_) => unreachable!("handled before the runtime was made"),
+        Verb::AfterStop(options) => commands::after_stop::run(&options).await,
+        Verb::Guard(_) | Verb::Decide(_) | Verb::Completions(_) | Verb::Man(_) => {
+            unreachable!("handled before the runtime was made")
+        }
     }
 }

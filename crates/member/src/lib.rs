@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod aftermath;
 mod clock;
 pub mod configuration;
 pub mod control;
@@ -35,6 +36,7 @@ mod start;
 pub mod status;
 mod work;
 
+pub use aftermath::stop_what_is_left;
 pub use clock::now;
 pub use configuration::Configuration;
 pub use start::{Finish, MemberError, create, run};

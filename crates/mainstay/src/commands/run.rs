@@ -10,7 +10,7 @@ use crate::cli::RunOptions;
 use crate::{configuration, logging};
 
 /// The member left alone and wants to be started anew: "try again", as sysexits.h has it.
-const LEFT: u8 = 75;
+pub(super) const LEFT: u8 = 75;
 
 /// A service manager starts a member again at once, so that one that crashes is back before its lease ends. One that
 /// cannot run at all holds itself back instead, so that it is tried for ever without filling the log.
