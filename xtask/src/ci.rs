@@ -7,7 +7,7 @@ mod running;
 pub(crate) use running::Running;
 
 use crate::workspace::Workspace;
-use crate::{deny, tidy};
+use crate::{deny, package, tidy};
 use anyhow::{Context, Result, bail};
 use std::time::{Duration, Instant};
 
@@ -55,6 +55,11 @@ const STEPS: &[Step] = &[
         name: "build",
         what: "the binary, by itself",
         action: Action::Cargo("build --locked --release -p mainstay"),
+    },
+    Step {
+        name: "package",
+        what: "Debian's package: installed, upgraded, removed, purged",
+        action: Action::Call(package::check),
     },
     Step {
         name: "sim",

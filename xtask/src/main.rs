@@ -8,6 +8,7 @@
 
 mod ci;
 mod deny;
+mod package;
 mod tidy;
 mod workspace;
 
@@ -23,7 +24,8 @@ usage: cargo xtask COMMAND
   tidy           the house rules that no compiler knows (STYLE.md)
   sim [...]      the seeded simulation, e.g. --seeds 100, or --seed 7 --trace
   lab [...]      faults on real clusters in network namespaces (root), e.g. --only postmaster-killed
-  bench [...]    measurements on real clusters: failover, idle, starve";
+  bench [...]    measurements on real clusters: failover, idle, starve
+  package [...]  Debian's package, in target/package; --fast --binary PATH for one to try";
 
 /// Commands that are programs of the workspace, with their first argument, run with whatever arguments follow.
 const PROGRAMS: &[(&str, &str, Option<&str>)] = &[
@@ -67,6 +69,7 @@ fn run(arguments: &[String]) -> Result<()> {
     }
     match command.as_str() {
         "ci" => ci::run(&workspace, rest),
+        "package" => package::run(&workspace, rest),
         "fix" => fix(&workspace),
         "tidy" => tidy::run(&workspace),
         other => bail!("there is no command `{other}`\n{USAGE}"),

@@ -107,8 +107,17 @@ fn every_configuration_key_is_explained() {
 fn the_books_configuration_is_accepted() {
     let chapter = source("book/src/start/cluster.md");
     let example = chapter.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
-    let example = example.expect("an example").replace("10.0.0.", "127.0.0.");
-    let place = Place::new("example");
+    is_accepted("example", example.expect("an example"));
+}
+
+#[test]
+fn the_packages_example_is_accepted() {
+    is_accepted("package", &source("packaging/examples/mainstay.toml"));
+}
+
+fn is_accepted(name: &str, example: &str) {
+    let example = example.replace("10.0.0.", "127.0.0.");
+    let place = Place::new(name);
     let directory = place.0.display().to_string();
     place.write("app.password", "a\n");
     place.write("replication.password", "b\n");
