@@ -145,17 +145,28 @@ pub struct Holder {
     requested_at: Now,
     /// A deadline known from before a restart of this process.
     resumed: Now,
+    /// The newest change of the voters that this member is known to have seen, also before a restart. A process begins with
+    /// the record that its own log proves, which may be older; by that one no renewal counts, since the voters that it
+    /// names may have lost their word meanwhile.
+    #[serde(default)]
+    serial: u64,
 }
 
 impl Holder {
     /// A lease that was granted on a request sent at `requested_at`.
     pub fn granted(epoch: Epoch, lease: Duration, requested_at: Now) -> Holder {
-        Holder { epoch, lease, answered: BTreeMap::new(), requested_at, resumed: Now(0) }
+        Holder { epoch, lease, answered: BTreeMap::new(), requested_at, resumed: Now(0), serial: 0 }
     }
 
-    /// A lease found running after a restart of this process: the guard knows until when.
-    pub fn resumed(epoch: Epoch, lease: Duration, deadline: Now) -> Holder {
-        Holder { epoch, lease, answered: BTreeMap::new(), requested_at: Now(0), resumed: deadline }
+    /// A lease found running after a restart of this process: the guard knows until when. `serial` is what an earlier life
+    /// has made durable, see [`Holder::rests_on`].
+    pub fn resumed(epoch: Epoch, lease: Duration, deadline: Now, serial: u64) -> Holder {
+        Holder { epoch, lease, answered: BTreeMap::new(), requested_at: Now(0), resumed: deadline, serial }
+    }
+
+    /// This member has seen that change of the voters.
+    pub fn has_seen(&mut self, serial: u64) {
+        self.serial = self.serial.max(serial);
     }
 
     pub fn epoch(&self) -> Epoch {
@@ -178,6 +189,9 @@ impl Holder {
 
     /// When the newest renewal was sent that a majority of the voters, and of the outgoing ones, has answered; 0 if none.
     pub fn renewed_at(&self, record: &Record) -> Now {
+        if record.membership.serial < self.serial && !mutated(Mutant::SerialForgotten) {
+            return Now(0);
+        }
         let by_voters = self.newest_of_majority(record.voters());
         if record.outgoing().next().is_none() || mutated(Mutant::OutgoingIgnored) {
             return by_voters;
@@ -194,9 +208,11 @@ impl Holder {
     }
 
     /// Whether the lease rests on the record's voters, and no deadline from before lasts longer: they, and the outgoing ones,
-    /// have answered a renewal that was sent since `learnt_at`, when the holder learnt who they are.
-    pub fn rests_on(&self, record: &Record, learnt_at: Now) -> bool {
-        self.renewed_at(record) > learnt_at || mutated(Mutant::SettledTooSoon)
+    /// have answered a renewal that was sent since `learnt_at`, when the holder learnt who they are. And it will know of them
+    /// after a restart, since `durable`, the serial on its disk, is that of the record or a later one.
+    pub fn rests_on(&self, record: &Record, learnt_at: Now, durable: u64) -> bool {
+        let renewed = self.renewed_at(record) > learnt_at || mutated(Mutant::SettledTooSoon);
+        renewed && (durable >= record.membership.serial || mutated(Mutant::SerialForgotten))
     }
 }
 
@@ -290,13 +306,33 @@ mod tests {
         assert_eq!(holder.deadline(&joint), at(1000).plus(usable(LEASE)));
         holder.answered(&b, at(4000));
         assert_eq!(holder.deadline(&joint), at(4000).plus(usable(LEASE)));
-        assert!(!holder.rests_on(&joint, at(4500)));
+        assert!(!holder.rests_on(&joint, at(4500), 0));
         holder.answered(&b, at(4600));
-        assert!(holder.rests_on(&joint, at(4500)));
+        assert!(holder.rests_on(&joint, at(4500), 0));
         let shrunk = voted_by(&["b"], &["a", "b", "c"]);
         assert_eq!(holder.deadline(&shrunk), at(4600).plus(usable(LEASE)));
         let swapped = voted_by(&["a"], &["b"]);
         assert_eq!(holder.deadline(&swapped), at(4600).plus(usable(LEASE)));
+    }
+
+    #[test]
+    fn a_holder_that_was_started_anew_counts_nothing_by_an_older_record() {
+        let [a, c] = ids(&["a", "c"]).try_into().unwrap();
+        let mut before = voted_by(&["a", "b", "c"], &[]);
+        before.membership.serial = 4;
+        let mut holder = Holder::resumed(Epoch(1), LEASE, at(2000), 5);
+        holder.answered(&a, at(5000));
+        holder.answered(&c, at(5000));
+        assert_eq!(holder.deadline(&before), at(2000));
+        let mut after = voted_by(&["a", "b", "d"], &[]);
+        after.membership.serial = 5;
+        assert_eq!(holder.deadline(&after), at(2000));
+        holder.answered(&ids(&["b"])[0], at(5100));
+        assert_eq!(holder.deadline(&after), at(5000).plus(usable(LEASE)));
+        assert!(!holder.rests_on(&after, at(4000), 4), "it would not know of them after a restart");
+        assert!(holder.rests_on(&after, at(4000), 5));
+        holder.has_seen(6);
+        assert_eq!(holder.deadline(&after), at(2000));
     }
 
     #[test]

@@ -39,6 +39,10 @@ pub enum Mutant {
     OutgoingIgnored,
     SettledTooSoon,
     RemovedTooSoon,
+    SerialForgotten,
+    OldWordsCount,
+    ChangedUnsettled,
+    SettledUnasked,
 }
 
 #[cfg(not(feature = "mutants"))]

@@ -265,3 +265,8 @@ impl Record {
         })
     }
 }
+
+/// What is zero is left out, so that members of an older release read it.
+pub(crate) fn is_zero(number: &u64) -> bool {
+    *number == 0
+}

@@ -153,6 +153,10 @@ pub struct Lease {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunOut {
     pub epoch: Epoch,
+    /// The change of the voters under which they were asked: a word from before may be that of a machine that has been
+    /// replaced under the same name.
+    #[serde(default, skip_serializing_if = "crate::record::is_zero")]
+    pub serial: u64,
     pub voters: BTreeSet<MemberId>,
 }
 

@@ -88,6 +88,7 @@ impl LeaseThread {
         let (commands, queue) = mpsc::unbounded_channel();
         let (publish, state) = watch::channel(LeaseState::default());
         let promised = promises.run_out()?;
+        let serial = promises.voters()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("lease".to_owned()).spawn(move || {
             let grantor = Grantor::new(clock::now(), lease, promised);
@@ -95,7 +96,8 @@ impl LeaseThread {
             let (guard, generation) = watch::channel(0);
             let (arm, deadline) = watch::channel(None);
             local.spawn_local(keep_armed(guard_directory, deadline, generation));
-            let inner = Inner::new(endpoint.member().clone(), lease, grantor, arm, publish);
+            let mut inner = Inner::new(endpoint.member().clone(), lease, grantor, arm, publish);
+            (inner.seen, inner.durable) = (serial, serial);
             local.block_on(&runtime, run(endpoint, promises, Rc::new(RefCell::new(inner)), queue, guard));
         })?;
         Ok(LeaseThread { commands, state })
@@ -144,12 +146,16 @@ struct Inner {
     record: Arc<Record>,
     /// When this thread learnt who votes by the record.
     learnt_at: Now,
+    /// The newest change of the voters that this member has seen, and the newest that its disk keeps.
+    seen: u64,
+    durable: u64,
     holder: Option<Holder>,
     relinquished: Epoch,
     /// Voters that have said, for good, that the lease of the record's epoch has run out.
     run_out: BTreeSet<MemberId>,
     /// To the voters, and to the outgoing ones, at the addresses that the record has for them.
-    links: BTreeMap<MemberId, (SocketAddr, Link)>,
+    /// With their Raft ids, which no two machines share.
+    links: BTreeMap<MemberId, ((SocketAddr, u64), Link)>,
     /// The newest epoch and deadline that the guard should know.
     arm: watch::Sender<Option<(Epoch, Now)>>,
     publish: watch::Sender<LeaseState>,
@@ -166,6 +172,7 @@ async fn run(
 ) {
     let lease = shared.borrow().lease;
     tokio::task::spawn_local(renew(shared.clone()));
+    tokio::task::spawn_local(voter::keep_seen(shared.clone(), promises.clone()));
     tokio::task::spawn_local(voter::watch_run_out(shared.clone(), promises));
     while let Some(command) = queue.recv().await {
         match command {
@@ -175,7 +182,7 @@ async fn run(
                 renew_once(&shared);
             }
             Command::Resumed { epoch, deadline } => {
-                shared.borrow_mut().hold(Holder::resumed(epoch, lease, deadline));
+                shared.borrow_mut().hold(Holder::resumed(epoch, lease, deadline, 0));
                 renew_once(&shared);
             }
             Command::Relinquish { epoch } => shared.borrow_mut().relinquish(epoch),
@@ -201,6 +208,8 @@ impl Inner {
             grantor,
             record: Arc::default(),
             learnt_at: Now(0),
+            seen: 0,
+            durable: 0,
             holder: None,
             relinquished: Epoch(0),
             run_out: BTreeSet::new(),
@@ -212,7 +221,9 @@ impl Inner {
 
     fn learn(&mut self, endpoint: &Endpoint, record: Arc<Record>) {
         self.grantor.learn(clock::now(), &record);
-        if record.epoch != self.record.epoch || record.tenure().is_none() {
+        let serial = record.membership.serial;
+        let others = serial != self.record.membership.serial;
+        if record.epoch != self.record.epoch || record.tenure().is_none() || others {
             self.run_out.clear();
         }
         let over = |holder: &Holder| {
@@ -221,8 +232,12 @@ impl Inner {
         if self.holder.as_ref().is_some_and(over) {
             self.holder = None;
         }
-        if record.membership.serial != self.record.membership.serial {
+        if others {
             self.learnt_at = clock::now();
+        }
+        self.seen = self.seen.max(serial);
+        if let Some(holder) = &mut self.holder {
+            holder.has_seen(self.seen);
         }
         self.link(endpoint, &record);
         self.record = record;
@@ -231,13 +246,14 @@ impl Inner {
 
     fn link(&mut self, endpoint: &Endpoint, record: &Record) {
         let asked = record.voters().chain(record.outgoing()).filter(|voter| **voter != self.me);
-        let wanted: BTreeMap<&MemberId, SocketAddr> =
-            asked.filter_map(|voter| Some((voter, record.members.get(voter)?.address))).collect();
-        self.links.retain(|voter, (address, _)| wanted.get(voter) == Some(address));
-        for (voter, address) in wanted {
+        let place = |voter: &MemberId| record.members.get(voter).map(|row| (row.address, row.raft_id));
+        let wanted: BTreeMap<&MemberId, (SocketAddr, u64)> =
+            asked.filter_map(|voter| Some((voter, place(voter)?))).collect();
+        self.links.retain(|voter, (place, _)| wanted.get(voter) == Some(place));
+        for (voter, place) in wanted {
             self.links
                 .entry(voter.clone())
-                .or_insert_with(|| (address, endpoint.link(voter.clone(), address, Channel::Lease)));
+                .or_insert_with(|| (place, endpoint.link(voter.clone(), place.0, Channel::Lease)));
         }
     }
 
@@ -250,7 +266,8 @@ impl Inner {
         self.links.iter().map(|(voter, (_, link))| (voter.clone(), link.clone())).collect()
     }
 
-    fn hold(&mut self, holder: Holder) {
+    fn hold(&mut self, mut holder: Holder) {
+        holder.has_seen(self.seen);
         let newer = self.holder.as_ref().is_none_or(|held| held.epoch() < holder.epoch());
         if newer && holder.epoch() > self.relinquished {
             self.holder = Some(holder);
@@ -278,7 +295,7 @@ impl Inner {
         let usable = lease::usable(self.lease);
         let held = self.holder.as_ref().map(|holder| {
             let deadline = holder.deadline(&self.record);
-            let rests_on = holder.rests_on(&self.record, self.learnt_at);
+            let rests_on = holder.rests_on(&self.record, self.learnt_at, self.durable);
             Lease {
                 epoch: holder.epoch(),
                 deadline,
@@ -290,7 +307,11 @@ impl Inner {
             let wanted = Some((lease.epoch, lease.deadline));
             self.arm.send_if_modified(|armed| std::mem::replace(armed, wanted) != wanted);
         }
-        let run_out = RunOut { epoch: self.record.epoch, voters: self.run_out.clone() };
+        let run_out = RunOut {
+            epoch: self.record.epoch,
+            serial: self.record.membership.serial,
+            voters: self.run_out.clone(),
+        };
         let state = LeaseState { held, run_out };
         self.publish.send_if_modified(|published| {
             let changed = *published != state;

@@ -38,6 +38,11 @@ struct EpochFile {
     epoch: Epoch,
 }
 
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct SerialFile {
+    serial: u64,
+}
+
 /// Which directory follows whom; another directory follows nobody.
 #[derive(Debug, Serialize, Deserialize)]
 struct UpstreamFile {
@@ -47,6 +52,7 @@ struct UpstreamFile {
 
 const SEALED: &str = "sealed.json";
 const RUN_OUT: &str = "run-out.json";
+const VOTERS: &str = "voters.json";
 const UPSTREAM: &str = "upstream.json";
 
 impl Promises {
@@ -62,7 +68,8 @@ impl Promises {
     /// Makes durable what an earlier life of this process may have been killed over.
     pub(crate) fn settle(&self) -> Result<(), PromiseError> {
         self.raise(SEALED, Epoch(0))?;
-        self.raise(RUN_OUT, Epoch(0))
+        self.raise(RUN_OUT, Epoch(0))?;
+        if self.voters()? > 0 { self.saw_voters(0) } else { Ok(()) }
     }
 
     pub(crate) fn seal(&self, epoch: Epoch) -> Result<(), PromiseError> {
@@ -76,6 +83,16 @@ impl Promises {
 
     pub(crate) fn say_run_out(&self, epoch: Epoch) -> Result<(), PromiseError> {
         self.raise(RUN_OUT, epoch)
+    }
+
+    /// The newest change of the voters that this member has seen: by an older record it renews no lease.
+    pub(crate) fn voters(&self) -> Result<u64, PromiseError> {
+        Ok(self.read::<SerialFile>(VOTERS)?.unwrap_or_default().serial)
+    }
+
+    pub(crate) fn saw_voters(&self, serial: u64) -> Result<(), PromiseError> {
+        let kept = self.voters()?;
+        self.write(VOTERS, &SerialFile { serial: kept.max(serial) })
     }
 
     pub(crate) fn upstream(

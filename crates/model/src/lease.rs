@@ -9,7 +9,7 @@
 //! one that arrives later binds the voter for longer and the holder for less. With a long horizon each renewal is
 //! received and answered in the instant of its sending, or never: by the same argument no delay does worse.
 
-mod shipped;
+pub(crate) mod shipped;
 mod steps;
 
 use std::collections::{BTreeSet, HashMap};
@@ -29,12 +29,12 @@ use shipped::{records, witness_view};
 
 const MACHINES: usize = 3;
 /// How far a clock gets in one tick of real time; one to the other as 1 − ε to 1, ε = 0.16.
-const SLOW: u64 = 21;
-const FAST: u64 = 25;
+pub(crate) const SLOW: u64 = 21;
+pub(crate) const FAST: u64 = 25;
 /// Clock units are 100 ms, so that the least margin of 100 ms is small against the lease.
-const UNIT_MS: u64 = 100;
+pub(crate) const UNIT_MS: u64 = 100;
 /// What a clock in the middle counts in a tick.
-const MIDDLE: u64 = 23;
+pub(crate) const MIDDLE: u64 = 23;
 
 /// How far the exploration goes.
 #[derive(Clone, Copy, Debug)]
@@ -159,7 +159,8 @@ impl Lease {
         let record = self.records[log].clone();
         let voters: BTreeSet<MemberId> =
             self.names.iter().zip(said).filter(|(_, said)| *said).map(|(name, _)| name.clone()).collect();
-        let view = witness_view(&self.names[2], record.clone(), RunOut { epoch: record.epoch, voters });
+        let view =
+            witness_view(&self.names[2], record.clone(), RunOut { epoch: record.epoch, serial: 0, voters });
         let decision = decide(&view, &mut Memory::default());
         let ends = decision.actions.into_iter().any(|action| match action {
             Action::Propose(command) => Record::clone(&record).apply(command) == Applied::Done,

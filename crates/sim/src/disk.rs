@@ -55,6 +55,8 @@ pub(crate) struct Files {
     pub(crate) sealed: Epoch,
     /// Never to answer a renewal of this epoch or an older one.
     pub(crate) promised: Epoch,
+    /// The newest change of the voters that this member knows of.
+    pub(crate) serial: u64,
     /// Whom the directory follows, as promised.
     pub(crate) upstream: Option<Upstream>,
     /// `primary_conninfo` and the passfile.

@@ -77,6 +77,7 @@ pub(crate) enum MemberEvent {
     RenewTick,
     LeaseCheck,
     PromiseDurable(Epoch),
+    SerialDurable(u64),
     /// The job in a lane goes on.
     Step {
         lane: usize,

@@ -46,6 +46,11 @@ pub(crate) struct Member {
     pub(crate) expired: BTreeMap<MemberId, (Epoch, Now)>,
     pub(crate) holder: Option<Holder>,
     pub(crate) armed: Now,
+    /// When this process learnt who votes by the record.
+    pub(crate) learnt_at: Now,
+    /// The newest change of the voters that this member has seen, and the newest that is on its disk.
+    pub(crate) seen_serial: u64,
+    pub(crate) durable_serial: u64,
     pub(crate) relinquished: Epoch,
     /// The numbers of requests for the lease, and when they were sent.
     pub(crate) requests: VecDeque<(u64, Now)>,
@@ -82,8 +87,10 @@ impl World {
         let life = self.new_life();
         let now = self.local_now(machine);
         let promised = self.machines[machine].files.promised;
+        let serial = self.machines[machine].files.serial;
         let mut grantor = Grantor::new(now, self.config.lease, promised);
         grantor.learn(now, &record);
+        let shown = record.membership.serial;
         let member = Member {
             life,
             raft: Some(raft),
@@ -97,6 +104,9 @@ impl World {
             expired: BTreeMap::new(),
             holder: None,
             armed: Now(0),
+            learnt_at: now,
+            seen_serial: serial.max(shown),
+            durable_serial: serial,
             relinquished: Epoch(0),
             requests: VecDeque::new(),
             asked_run_out: None,
@@ -200,6 +210,7 @@ impl World {
             MemberEvent::RenewTick => self.renew(machine),
             MemberEvent::LeaseCheck => self.check_lease(machine),
             MemberEvent::PromiseDurable(epoch) => self.promise_durable(machine, epoch),
+            MemberEvent::SerialDurable(serial) => self.serial_durable(machine, serial),
             MemberEvent::Step { lane, serial } => self.step(machine, lane, serial),
             MemberEvent::GuardSays(word) => self.guard_says(machine, word),
             MemberEvent::GuardAnswers { request, result } => {

@@ -13,10 +13,12 @@ pub(super) fn lease_run_out(view: &View, _: &mut Memory) -> Option<Verdict> {
     let voters = &view.run_out.voters;
     let agreed = view.record.has_majority(|voter| voters.contains(voter))
         || mutated(Mutant::ExpiryByMinority) && view.record.voters().any(|voter| voters.contains(voter));
-    if view.run_out.epoch != epoch || !agreed {
+    let serial = view.run_out.serial;
+    let asked_these = serial == view.record.membership.serial || mutated(Mutant::OldWordsCount);
+    if view.run_out.epoch != epoch || !asked_these || !agreed {
         return None;
     }
-    let cause = EndCause::Expired { voters: voters.clone() };
+    let cause = EndCause::Expired { voters: voters.clone(), serial };
     let reason = Reason::LeaseRunOut { epoch, voters: voters.iter().cloned().collect() };
     Verdict::act(reason, Action::Propose(Command::End { epoch, cause }))
 }

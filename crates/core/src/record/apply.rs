@@ -178,7 +178,10 @@ impl Record {
         if self.tenure().is_none_or(|tenure| tenure.epoch != epoch) {
             return Err(self.other_epoch(epoch));
         }
-        if let EndCause::Expired { voters } = &cause {
+        if let EndCause::Expired { voters, serial } = &cause {
+            if *serial != self.membership.serial && !mutated(Mutant::OldWordsCount) {
+                return Err(Refusal::OtherVoters);
+            }
             let known = self.voters().filter(|voter| voters.contains(voter)).count();
             if !self.has_majority(|voter| voters.contains(voter)) && !mutated(Mutant::ExpiryByMinority) {
                 return Err(Refusal::NoMajority(known));
@@ -214,6 +217,13 @@ impl Record {
         };
         if base.sync == sync && base.names == names {
             return Ok(Applied::Already);
+        }
+        // One that was removed while the proposal was under way would be counted and never report.
+        let mut counted = sync.voters.iter().chain(&names.voters).map(|voter| &voter.member);
+        if let Some(gone) = counted.find(|member| !self.members.contains_key(*member))
+            && !mutated(Mutant::RemovedTooSoon)
+        {
+            return Err(Refusal::NotAMember(gone.clone()));
         }
         if base.sync_serial != serial && !mutated(Mutant::LateSyncAccepted) {
             return Err(Refusal::OtherSync);

@@ -143,8 +143,12 @@ pub enum EndCause {
     NotOpened { why: String },
     /// The data directory is gone or is not the one that was granted.
     DirectoryLost,
-    /// These voters, a majority, said that the lease has run out.
-    Expired { voters: BTreeSet<MemberId> },
+    /// These voters, a majority, said that the lease has run out, when they were asked under that change of the voters.
+    Expired {
+        voters: BTreeSet<MemberId>,
+        #[serde(default, skip_serializing_if = "super::is_zero")]
+        serial: u64,
+    },
 }
 
 impl EndCause {
@@ -168,7 +172,7 @@ impl fmt::Display for EndCause {
             EndCause::Restarted => write!(f, "the member was started anew"),
             EndCause::NotOpened { why } => write!(f, "it was not opened: {why}"),
             EndCause::DirectoryLost => write!(f, "the data directory is gone"),
-            EndCause::Expired { voters } => {
+            EndCause::Expired { voters, .. } => {
                 let names: Vec<&str> = voters.iter().map(MemberId::as_str).collect();
                 write!(f, "the lease has run out at {}", names.join(" and "))
             }

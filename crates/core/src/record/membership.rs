@@ -4,7 +4,10 @@
 //! `outgoing`: until the change is settled a lease runs out only where a majority of both says so, and is renewed only by a
 //! majority of both. [`Command::SettleVoters`] ends that. The holder proposes it, and only once renewals that it sent
 //! *after* it had learnt of the change were answered by both majorities: what its guard was armed with before rests on the
-//! old voters alone, and ends sooner. (Raft's own membership follows by itself; nothing here rests on it.)
+//! old voters alone, and ends sooner. It also remembers the change durably before that: started anew with a record from
+//! before, it must not renew by the old voters ([`crate::lease::Holder::rests_on`]). A voter's word that a lease has run out
+//! counts under the change at which it was asked for, since another machine may bear its name after a later one.
+//! (Raft's own membership follows by itself; nothing here rests on it.)
 
 use std::collections::BTreeSet;
 
@@ -252,7 +255,8 @@ impl Record {
         if current == *voters {
             return Ok(Applied::Already);
         }
-        if serial != self.membership.serial || !self.membership.outgoing.is_empty() {
+        let unsettled = !self.membership.outgoing.is_empty() && !mutated(Mutant::ChangedUnsettled);
+        if serial != self.membership.serial || unsettled {
             return Err(Refusal::OtherVoters);
         }
         if voters.is_empty() {
@@ -273,7 +277,7 @@ impl Record {
     }
 
     pub(super) fn settle_voters(&mut self, serial: u64) -> Result {
-        if serial != self.membership.serial {
+        if serial != self.membership.serial && !mutated(Mutant::SettledUnasked) {
             return Err(Refusal::OtherVoters);
         }
         if self.membership.outgoing.is_empty() {

@@ -4,6 +4,7 @@ mod commands;
 mod decisions;
 mod leases;
 mod lineages;
+mod memberships;
 mod records;
 mod syncs;
 mod views;

@@ -35,7 +35,10 @@ fn full_record() -> Record {
     cluster::apply(&mut record, Command::CancelSwitchover { id: 4, why: "m3 did not stream".to_owned() });
     cluster::apply(&mut record, Command::RequestSwitchover { id: 5, epoch: Epoch(1), to: None });
     let voters = [m2.clone(), m3.clone()].into();
-    cluster::apply(&mut record, Command::End { epoch: Epoch(1), cause: EndCause::Expired { voters } });
+    cluster::apply(
+        &mut record,
+        Command::End { epoch: Epoch(1), cause: EndCause::Expired { voters, serial: 0 } },
+    );
     let mut unfit = cluster::whole_report(&record, &m1, cluster::END);
     unfit.unfit = Some("too little room for WAL on its disk".to_owned());
     cluster::apply(&mut record, Command::Report { member: m1, report: unfit });
@@ -150,7 +153,7 @@ fn every_command_is_written_in_format_1() {
             end(EndCause::NotOpened { why: "no WAL was replayed for 5 s".to_owned() }),
             end(EndCause::DirectoryLost),
             end(EndCause::LeaseLost),
-            end(EndCause::Expired { voters: [m2.clone(), m3.clone()].into() }),
+            end(EndCause::Expired { voters: [m2.clone(), m3.clone()].into(), serial: 0 }),
             Command::Report { member: m2, report },
             Command::SetSync { epoch: Epoch(1), serial: 2, sync: full, names: SyncSet::lone() },
             Command::RequestSwitchover { id: 5, epoch: Epoch(1), to: Some(m3) },

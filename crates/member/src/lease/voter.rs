@@ -7,7 +7,7 @@ use std::time::Duration;
 use mainstay_core::{Epoch, MemberId};
 use mainstay_net::{Detached, Link};
 use tokio::task::JoinSet;
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use super::{QUESTION_INTERVAL, Question, Reply, Shared, ask};
 use crate::clock;
@@ -122,7 +122,7 @@ async fn promise(shared: &Shared, promises: &Promises, epoch: Epoch) -> bool {
 
 async fn ask_the_others(shared: &Shared, epoch: Epoch) {
     loop {
-        let links: Vec<(MemberId, Link)> = {
+        let (links, serial): (Vec<(MemberId, Link)>, u64) = {
             let mut inner = shared.borrow_mut();
             let over = inner.record.epoch != epoch || inner.record.tenure().is_none();
             if over {
@@ -133,19 +133,39 @@ async fn ask_the_others(shared: &Shared, epoch: Epoch) {
                 inner.run_out.insert(me);
             }
             inner.publish();
-            inner.links()
+            (inner.links(), inner.record.membership.serial)
         };
         for (voter, link) in links {
             let shared = shared.clone();
             tokio::task::spawn_local(async move {
                 let answer = ask(&link, Question::RunOut { epoch }, QUESTION_INTERVAL * 4).await;
                 let mut inner = shared.borrow_mut();
-                if matches!(answer, Some(Reply::RunOut(true))) && inner.record.epoch == epoch {
+                let same = inner.record.epoch == epoch && inner.record.membership.serial == serial;
+                if matches!(answer, Some(Reply::RunOut(true))) && same {
                     inner.run_out.insert(voter);
                     inner.publish();
                 }
             });
         }
         tokio::time::sleep(QUESTION_INTERVAL).await;
+    }
+}
+
+/// Makes durable which change of the voters this member has seen: only then may the lease be said to rest on it.
+pub(super) async fn keep_seen(shared: Shared, promises: Promises) {
+    loop {
+        let (seen, durable) = (shared.borrow().seen, shared.borrow().durable);
+        if seen > durable {
+            let promises = promises.clone();
+            match durably("the note of who votes", move || promises.saw_voters(seen)).await {
+                Ok(()) => {
+                    let mut inner = shared.borrow_mut();
+                    inner.durable = seen;
+                    inner.publish();
+                }
+                Err(error) => warn!(%error, "cannot write down who votes; the old voters are asked still"),
+            }
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
     }
 }

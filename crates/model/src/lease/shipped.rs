@@ -47,7 +47,7 @@ pub(super) fn records(names: &[MemberId], lease_ms: u64) -> Vec<Arc<Record>> {
 }
 
 /// All that the rule of the expired lease looks at.
-pub(super) fn witness_view(me: &MemberId, record: Arc<Record>, run_out: RunOut) -> View {
+pub(crate) fn witness_view(me: &MemberId, record: Arc<Record>, run_out: RunOut) -> View {
     View {
         now: Now::from_millis(1_000_000),
         me: me.clone(),

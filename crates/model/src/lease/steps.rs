@@ -32,7 +32,7 @@ impl Lease {
             if lives && state.restarts < self.scope.restarts {
                 // The guard was armed until then; what was under way to the old process is lost.
                 let mut next = state.clone();
-                let holder = Holder::resumed(Epoch(epoch as u64 + 1), self.lease, self.deadline(tenure));
+                let holder = Holder::resumed(Epoch(epoch as u64 + 1), self.lease, self.deadline(tenure), 0);
                 let none = [None; MACHINES];
                 next.tenures[epoch] =
                     Some(Tenure { holder, answered: none, answers: none, ..tenure.clone() });

@@ -177,7 +177,7 @@ impl Line {
         let mut record = Record::clone(self.records.record(key.0));
         if let Some(epoch) = record.tenure().map(|tenure| tenure.epoch) {
             let voters = record.voters().cloned().collect();
-            record.apply(Command::End { epoch, cause: EndCause::Expired { voters } });
+            record.apply(Command::End { epoch, cause: EndCause::Expired { voters, serial: 0 } });
         }
         let ended = matches!(record.phase, Phase::Ended { .. });
         for (member, (incarnation, wal)) in (0..MEMBERS).zip(key.1) {

@@ -197,6 +197,7 @@ impl Minds {
             }),
             run_out: RunOut {
                 epoch: epoch(sight.run_out),
+                serial: 0,
                 voters: if sight.run_out > 0 { record.voters().cloned().collect() } else { BTreeSet::new() },
             },
             names: (own.proven != NOTHING).then(|| records.set(own.proven).clone()),

@@ -3,6 +3,7 @@
 mod lease;
 mod line;
 mod order;
+mod voters;
 
 use mainstay_core::mutant::{Mutant, activate};
 use mainstay_model::explore::{Model, Report, explore};

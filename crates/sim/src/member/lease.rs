@@ -1,10 +1,11 @@
 //! The lease on the wire: renewals, answers, and the question whether it has run out. None of it waits for the main loop.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use mainstay_core::lease::{Answer, Holder, renewal_interval, usable};
 use mainstay_core::mutant::{Mutant, mutated};
-use mainstay_core::record::Phase;
+use mainstay_core::record::{Phase, Record};
 use mainstay_core::view::{Lease, RunOut};
 use mainstay_core::{Epoch, MemberId, Now};
 
@@ -45,9 +46,38 @@ impl World {
             let sent = if from_application { now } else { *sent };
             member.holder = Some(Holder::granted(epoch, lease, sent));
         }
+        if record.membership.serial != member.view.record.membership.serial {
+            member.learnt_at = now;
+            member.view.run_out = RunOut::default();
+        }
+        let serial = record.membership.serial;
+        member.seen_serial = member.seen_serial.max(serial);
+        if let Some(holder) = &mut member.holder {
+            holder.has_seen(member.seen_serial);
+        }
         member.view.record = record;
+        self.keep_serial(machine, serial);
         self.resume_lease(machine);
         self.arm(machine);
+        self.wake(machine);
+    }
+
+    /// Who votes is remembered before the lease is said to rest on them.
+    fn keep_serial(&mut self, machine: usize, serial: u64) {
+        let disk = &self.machines[machine].disk;
+        let works = disk.stalled_since.is_none() && !disk.full;
+        if !works || self.machines[machine].files.serial >= serial {
+            return;
+        }
+        // Written; known to be once the sync is over.
+        self.machines[machine].files.serial = serial;
+        let at = self.now + self.machines[machine].disk.sync_time(&mut self.random);
+        self.tell_member(machine, at, MemberEvent::SerialDurable(serial));
+    }
+
+    pub(super) fn serial_durable(&mut self, machine: usize, serial: u64) {
+        let member = self.member(machine);
+        member.durable_serial = member.durable_serial.max(serial);
         self.wake(machine);
     }
 
@@ -59,7 +89,7 @@ impl World {
         let tenure = member.view.record.tenure().filter(|tenure| tenure.holder == member.view.me);
         let ours = tenure.is_some_and(|tenure| tenure.epoch == epoch);
         if ours && member.holder.is_none() && now < deadline && epoch > member.relinquished {
-            member.holder = Some(Holder::resumed(epoch, lease, deadline));
+            member.holder = Some(Holder::resumed(epoch, lease, deadline, member.seen_serial));
         }
     }
 
@@ -72,7 +102,11 @@ impl World {
     pub(super) fn lease_view(&mut self, machine: usize) -> Option<Lease> {
         let (epoch, deadline) = self.deadline(machine)?;
         let renewed_at = deadline.minus(usable(self.config.lease));
-        Some(Lease { epoch, deadline, renewed_at, rests_on: None })
+        let member = self.member(machine);
+        let record = &member.view.record;
+        let holder = member.holder.as_ref()?;
+        let rests_on = holder.rests_on(record, member.learnt_at, member.durable_serial);
+        Some(Lease { epoch, deadline, renewed_at, rests_on: rests_on.then_some(record.membership.serial) })
     }
 
     /// Each later deadline goes to the guard.
@@ -104,8 +138,7 @@ impl World {
         if epoch <= member.relinquished {
             return;
         }
-        let voters: Vec<MemberId> = member.view.record.voters().cloned().collect();
-        for voter in voters {
+        for voter in all_voters(&member.view.record) {
             if let Some(to) = self.machine_of(&voter) {
                 self.send(machine, to, Message::Renew { epoch, sent });
             }
@@ -193,8 +226,8 @@ impl World {
             return;
         }
         member.asked_run_out = Some(now);
-        for voter in record.voters() {
-            if let Some(to) = self.machine_of(voter) {
+        for voter in all_voters(&record) {
+            if let Some(to) = self.machine_of(&voter) {
                 self.send(machine, to, Message::AskRunOut { epoch });
             }
         }
@@ -219,9 +252,11 @@ impl World {
         if !over {
             return;
         }
-        let run_out = &mut self.member(to).view.run_out;
+        let member = self.member(to);
+        let serial = member.view.record.membership.serial;
+        let run_out = &mut member.view.run_out;
         if run_out.epoch < epoch {
-            *run_out = RunOut { epoch, ..RunOut::default() };
+            *run_out = RunOut { epoch, serial, ..RunOut::default() };
         }
         if run_out.epoch == epoch && run_out.voters.insert(voter) {
             self.wake(to);
@@ -231,4 +266,9 @@ impl World {
 
 pub(super) fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).expect("a lease is shorter than centuries")
+}
+
+/// The voters and, during a change of them, the outgoing ones.
+fn all_voters(record: &Record) -> BTreeSet<MemberId> {
+    record.voters().chain(record.outgoing()).cloned().collect()
 }

@@ -141,7 +141,7 @@ fn cause(choice: u8, member: MemberId) -> EndCause {
         .take(usize::from(choice) / 8 % 5)
         .map(|name| crate::notation::member(name));
     match choice % 8 {
-        0..=2 => EndCause::Expired { voters: voters.collect() },
+        0..=2 => EndCause::Expired { voters: voters.collect(), serial: 0 },
         3 => EndCause::Crashed,
         4 => EndCause::Restarted,
         5 => EndCause::NotOpened { why: "no progress".to_owned() },

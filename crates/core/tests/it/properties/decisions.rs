@@ -127,7 +127,7 @@ fn check_primary_with_lease(view: &View) {
 fn check_end(view: &View, actions: &[Action], epoch: mainstay_core::Epoch, cause: &EndCause) {
     let tenure = view.record.tenure().expect("a tenure to end");
     assert_eq!(epoch, tenure.epoch);
-    if let EndCause::Expired { voters } = cause {
+    if let EndCause::Expired { voters, .. } = cause {
         let known = view.record.voters().filter(|voter| voters.contains(voter)).count();
         assert!(known >= view.record.majority(), "a minority said so");
         return;

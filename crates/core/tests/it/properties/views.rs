@@ -185,7 +185,7 @@ fn take(view: &mut View, change: Change) {
             });
         }
         Change::RunOut(epoch, voters) => {
-            view.run_out = RunOut { epoch: Epoch(epoch), voters: voters.into_iter().collect() };
+            view.run_out = RunOut { epoch: Epoch(epoch), serial: 0, voters: voters.into_iter().collect() };
         }
         Change::Names(names) => view.names = names,
         Change::Gate(open) => view.gate_open = open,
