@@ -19,8 +19,10 @@ pub(crate) enum Verb {
     #[command(after_help = "Example: mainstay demo --members 3\n         mainstay demo kill m1")]
     Demo(DemoOptions),
     /// Make a new member's directory: once, before its first `run`
-    #[command(after_help = "Example: mainstay create --config /etc/mainstay/mainstay.toml")]
-    Create(ConfigOptions),
+    #[command(
+        after_help = "Example: mainstay create --config /etc/mainstay/mainstay.toml\n         mainstay create --adopt --yes"
+    )]
+    Create(CreateOptions),
     /// Run this member in the foreground
     #[command(
         after_help = "Signals: SIGTERM and SIGINT stop PostgreSQL and the member; SIGUSR1 ends the member alone with\nexit code 75, PostgreSQL goes on until the lease ends.\nUnder a service manager (NOTIFY_SOCKET, WATCHDOG_USEC) it says when it is ready, alive and stopping.\nExample: mainstay run --config /etc/mainstay/mainstay.toml"
@@ -84,6 +86,21 @@ pub(crate) struct ConfigOptions {
     /// The configuration file of a member on this machine
     #[arg(long, env = "MAINSTAY_CONFIG", default_value = "/etc/mainstay/mainstay.toml", value_name = "FILE")]
     pub(crate) config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateOptions {
+    #[command(flatten)]
+    pub(crate) config: ConfigOptions,
+    /// Take over the data that is in `data_directory` already: first a report, nothing is changed without --yes
+    #[arg(long)]
+    pub(crate) adopt: bool,
+    /// Agree that the running server is restarted, and that Debian starts it no more
+    #[arg(long, requires = "adopt")]
+    pub(crate) yes: bool,
+    /// Print the report as JSON
+    #[arg(long, requires = "adopt")]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 
 pub(crate) mod after_stop;
 pub(crate) mod completions;
+pub(crate) mod adopt;
 pub(crate) mod create;
 pub(crate) mod decide;
 pub(crate) mod explain;

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod aftermath;
+mod adopt;
 mod clock;
 pub mod configuration;
 pub mod control;
@@ -37,6 +38,7 @@ pub mod status;
 mod work;
 
 pub use aftermath::stop_what_is_left;
+pub use adopt::adopt;
 pub use clock::now;
 pub use configuration::Configuration;
 pub use start::{Finish, MemberError, create, run};

@@ -170,14 +170,8 @@ impl Machinery {
         Session::connect(&self.server, CONNECT_PATIENCE, STATEMENT_PATIENCE).await.map_err(failed)
     }
 
-    /// The names while this server is nobody's primary: with others in the cluster, a name that nobody has, so that a
-    /// server promoted by an outside hand acknowledges nothing.
     pub(crate) fn standby_names(&self) -> String {
-        let data = self.roster.borrow().values().filter(|row| row.kind == Kind::Data).count();
-        match data {
-            0 | 1 => String::new(),
-            _ => configuration::names(1, &["ms_nobody".to_owned()]),
-        }
+        idle_standby_names(self.roster.borrow().values().filter(|row| row.kind == Kind::Data).count())
     }
 
     pub(crate) fn names(sync: &SyncSet) -> String {
@@ -347,6 +341,15 @@ impl Machinery {
             }
             tokio::time::sleep(QUICK_LOOK).await;
         }
+    }
+}
+
+/// The names while this server is nobody's primary: with others in the cluster, a name that nobody has, so that a
+/// server promoted by an outside hand acknowledges nothing.
+pub(crate) fn idle_standby_names(data_members: usize) -> String {
+    match data_members {
+        0 | 1 => String::new(),
+        _ => configuration::names(1, &["ms_nobody".to_owned()]),
     }
 }
 

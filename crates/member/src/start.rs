@@ -70,7 +70,9 @@ pub async fn create(configuration: &Configuration) -> Result<(), MemberError> {
 }
 
 /// A witness needs none of PostgreSQL's programs, nor its user.
-async fn tools_and_layout(configuration: &Configuration) -> Result<(Option<Tools>, Layout), MemberError> {
+pub(crate) async fn tools_and_layout(
+    configuration: &Configuration,
+) -> Result<(Option<Tools>, Layout), MemberError> {
     let postgresql = &configuration.postgresql;
     if configuration.own_row().kind == Kind::Witness {
         let layout = Layout::new(&configuration.directory, Some(&postgresql.data_directory), None, None)?;

@@ -10,6 +10,7 @@ use crate::upstream::{Upstream, is_plain_path};
 
 mod parameters;
 
+pub(crate) use parameters::sets_the_same;
 pub use parameters::{is_managed, reason_for_protection};
 
 /// Why a configuration was not rendered or written.

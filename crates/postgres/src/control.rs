@@ -1,6 +1,7 @@
 //! `pg_control`, as `pg_controldata` prints it.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -43,6 +44,21 @@ pub enum ClusterState {
     InProduction,
 }
 
+impl ClusterState {
+    /// As `pg_controldata` prints it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ClusterState::StartingUp => "starting up",
+            ClusterState::ShutDown => "shut down",
+            ClusterState::ShutDownInRecovery => "shut down in recovery",
+            ClusterState::ShuttingDown => "shutting down",
+            ClusterState::InCrashRecovery => "in crash recovery",
+            ClusterState::InArchiveRecovery => "in archive recovery",
+            ClusterState::InProduction => "in production",
+        }
+    }
+}
+
 impl FromStr for ClusterState {
     type Err = ();
     fn from_str(text: &str) -> Result<ClusterState, ()> {
@@ -80,10 +96,19 @@ pub struct Control {
 
 /// Reads the `pg_control` of the member's directory.
 pub async fn read(tools: &Tools, layout: &Layout) -> Result<Control, ControlError> {
+    read_in(tools, layout.root(), layout.data()).await
+}
+
+/// Reads the `pg_control` of `data`.
+pub(crate) async fn read_in(
+    tools: &Tools,
+    working_directory: &Path,
+    data: &Path,
+) -> Result<Control, ControlError> {
     let mut attempt = 1;
     loop {
-        let mut command = tools.command("pg_controldata", layout.root());
-        command.arg("-D").arg(layout.data());
+        let mut command = tools.command("pg_controldata", working_directory);
+        command.arg("-D").arg(data);
         let output = tools::run("pg_controldata", command, TIMEOUT).await?;
         let warned =
             [&output.stdout, &output.stderr].into_iter().any(|text| contains(text, b"does not match"));

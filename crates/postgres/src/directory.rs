@@ -22,7 +22,14 @@ use crate::layout::{Layout, LayoutError};
 use crate::processes;
 use crate::tools::{Tools, ToolsError};
 
+mod adopted;
+mod mark;
 mod wipe;
+
+pub use adopted::{Adoptable, adoptable};
+pub use mark::Mark;
+
+use mark::{Identity, identity_path, mark_path, read_identity, read_mark, write_json};
 
 /// The file in PGDATA that names its incarnation. Clones and rewinds bring the source's along.
 pub const INCARNATION_FILE: &str = "mainstay.incarnation";
@@ -66,20 +73,10 @@ pub enum Operation {
     Clone,
     Rewind,
     Restore,
+    /// A directory that a person has had before is taken over: nothing is ever removed from it.
+    Adopt,
     /// The mark is there, but cannot be read.
     Unknown,
-}
-
-/// What a directory is being changed by: `state/changing.json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mark {
-    pub operation: Operation,
-    /// The member that is copied from.
-    pub source: Option<MemberId>,
-    /// Seconds since 1970 by the wall clock: for people only.
-    pub since_unix_s: u64,
-    /// Tells the directory that was marked from one that a hand has put in its place since.
-    directory_inode: Option<u64>,
 }
 
 /// What is in the data directory.
@@ -110,13 +107,6 @@ impl DirectoryState {
             DirectoryState::Valid { .. } => "in use",
         }
     }
-}
-
-/// The record of an incarnation, in `state/incarnation.json` and in PGDATA alike.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Identity {
-    incarnation: Incarnation,
-    system_identifier: u64,
 }
 
 /// Looks at the data directory. Changes nothing; PostgreSQL may run.
@@ -155,6 +145,10 @@ fn glance_at(layout: &Layout, major: u32) -> Result<Result<Identity, DirectorySt
         return Ok(Err(match is_replaced {
             true => {
                 DirectoryState::Foreign("it was replaced by hand while Mainstay was changing it".to_owned())
+            }
+            // It holds what nobody else has: never cleared for a clone.
+            false if mark.operation == Operation::Adopt => {
+                DirectoryState::Foreign(adopted::INTERRUPTED.to_owned())
             }
             false => DirectoryState::HalfChanged(mark),
         }));
@@ -216,8 +210,11 @@ impl Change {
         operation: Operation,
         source: Option<&MemberId>,
     ) -> Result<Change, DirectoryError> {
-        let state = inspect(tools, layout).await?;
-        check_applicable(layout, operation, &state)?;
+        if operation == Operation::Adopt {
+            adopted::check(layout, tools.version().major)?;
+        } else {
+            check_applicable(layout, operation, &inspect(tools, layout).await?)?;
+        }
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let (source, since_unix_s) = (source.cloned(), since.as_secs());
         let change = Change { tools: tools.clone(), layout: layout.clone() };
@@ -244,6 +241,12 @@ impl Change {
         .await
     }
 
+    /// Takes the mark away again, for a change that has not touched the directory.
+    pub async fn abandon(self) -> Result<(), DirectoryError> {
+        one_at_a_time(move || durable::remove(&mark_path(&self.layout))).await?;
+        Ok(())
+    }
+
     /// Ends the change: settles what the copy brought along, gives the directory a new incarnation and removes the
     /// mark. The directory can then be started as a standby.
     ///
@@ -267,6 +270,9 @@ impl Change {
 pub fn prepare_start(layout: &Layout) -> Result<(), DirectoryError> {
     if let Some(mark) = read_mark(layout)? {
         let (operation, path) = (mark.operation, layout.data().to_owned());
+        if operation == Operation::Adopt {
+            return Err(DirectoryError::Foreign { path, reason: adopted::INTERRUPTED.to_owned() });
+        }
         return Err(DirectoryError::HalfChanged { operation, path });
     }
     end_processes(layout)?;
@@ -368,31 +374,4 @@ fn inode(directory: &Path) -> Option<u64> {
 fn inode_unless_empty(directory: &Path) -> Option<u64> {
     let is_empty = std::fs::read_dir(directory).ok()?.next().is_none();
     if is_empty { None } else { inode(directory) }
-}
-
-fn mark_path(layout: &Layout) -> PathBuf {
-    layout.state_dir().join("changing.json")
-}
-
-fn identity_path(layout: &Layout) -> PathBuf {
-    layout.state_dir().join("incarnation.json")
-}
-
-fn read_mark(layout: &Layout) -> Result<Option<Mark>, FileError> {
-    let unreadable =
-        || Mark { operation: Operation::Unknown, source: None, since_unix_s: 0, directory_inode: None };
-    let text = durable::read(&mark_path(layout))?;
-    Ok(text.map(|text| serde_json::from_slice(&text).unwrap_or_else(|_| unreadable())))
-}
-
-/// An unreadable record counts as none: the directory is then not known to be ours.
-fn read_identity(path: &Path) -> Result<Option<Identity>, FileError> {
-    Ok(durable::read(path)?.and_then(|text| serde_json::from_slice(&text).ok()))
-}
-
-fn write_json(path: &Path, value: &impl Serialize, access: durable::Access) -> Result<(), FileError> {
-    let mut text = serde_json::to_vec(value).expect("plain data always serialises");
-    text.push(b'\n');
-    durable::write(path, &text, access)?;
-    Ok(())
 }

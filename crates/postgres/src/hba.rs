@@ -103,6 +103,7 @@ const METHODS: &[&str] = &[
     "ldap",
     "radius",
     "cert",
+    "bsd",
 ];
 
 /// Whether PostgreSQL can read the line; if not, why, in one line. It reads no file that has a single bad one: nobody would
@@ -114,27 +115,53 @@ pub fn check_line(line: &str) -> Result<(), String> {
     if line.chars().any(|c| c.is_control() && c != '\t') || line.trim_end().ends_with('\\') {
         return refused("it must be one line");
     }
-    let words: Vec<&str> = line.split_whitespace().collect();
-    let address_words = match words.first() {
-        Some(&"local") => 0,
-        Some(&("host" | "hostssl" | "hostnossl" | "hostgssenc" | "hostnogssenc")) => {
-            let has_mask = words.get(3).is_some_and(|address| address.parse::<std::net::IpAddr>().is_ok());
+    let fields = match fields(line) {
+        Ok(fields) => fields,
+        Err(why) => return refused(why),
+    };
+    let address_fields = match fields.first().map(String::as_str) {
+        Some("local") => 0,
+        Some("host" | "hostssl" | "hostnossl" | "hostgssenc" | "hostnogssenc") => {
+            let has_mask = fields.get(3).is_some_and(|address| address.parse::<std::net::IpAddr>().is_ok());
             1 + usize::from(has_mask)
         }
         _ => return refused("it must begin with local, host, hostssl or hostnossl"),
     };
-    // A quoted name may hold spaces; then the words cannot be counted like this.
-    if line.contains('"') {
-        return Ok(());
-    }
-    match words.get(3 + address_words) {
-        Some(method) if METHODS.contains(method) => Ok(()),
+    match fields.get(3 + address_fields).map(String::as_str) {
+        Some(method) if METHODS.contains(&method) => Ok(()),
         Some(method) => {
             refused(&format!("{method:?} is no method; use scram-sha-256, or one of PostgreSQL's others"))
         }
-        None if address_words == 0 => refused("it must say: local DATABASE USER METHOD"),
+        None if address_fields == 0 => refused("it must say: local DATABASE USER METHOD"),
         None => refused("it must say: host DATABASE USER ADDRESS METHOD"),
     }
+}
+
+/// The fields of a line as PostgreSQL's `next_token` and `next_field_expand` (hba.c) find them, with their quotes, the blanks
+/// behind a list's commas and the comment left out. Fails for a quote that is not closed.
+pub(crate) fn fields(line: &str) -> Result<Vec<String>, &'static str> {
+    let mut fields: Vec<String> = Vec::new();
+    let (mut is_quoted, mut goes_on) = (false, false);
+    for c in line.chars() {
+        match c {
+            '#' if !is_quoted => break,
+            c if c.is_whitespace() && !is_quoted => {
+                // Behind a comma the list goes on.
+                goes_on = goes_on && fields.last().is_some_and(|field| field.ends_with(','));
+            }
+            c => {
+                if c == '"' {
+                    is_quoted = !is_quoted;
+                }
+                match fields.last_mut() {
+                    Some(field) if goes_on => field.push(c),
+                    _ => fields.push(c.to_string()),
+                }
+                goes_on = true;
+            }
+        }
+    }
+    if is_quoted { Err("a quote is not closed") } else { Ok(fields) }
 }
 
 #[cfg(test)]
@@ -151,6 +178,23 @@ mod tests {
         assert!(render_hba(Gate::Open, &[]).unwrap().contains(DEFAULT_APPLICATION_LINE));
         let common = open.lines().zip(shut.lines()).take_while(|(a, b)| a == b).count();
         assert_eq!(common, 9, "Mainstay's own lines come first");
+    }
+
+    #[test]
+    fn lists_quotes_masks_and_comments_are_understood() {
+        for good in [
+            "host a, b, c u 10.0.0.0/8 md5 # why",
+            "host \"my db\" \"a, b\" 10.0.0.1 255.255.255.255 scram-sha-256",
+            "local all all peer map=x",
+            "hostssl all all .example.org cert clientcert=verify-full",
+        ] {
+            assert_eq!(check_line(good), Ok(()));
+        }
+        for bad in ["host \"my db all 10.0.0.0/8 md5", "local \"a b\" all guess", "host a, b 10.0.0.0/8 md5"]
+        {
+            assert!(check_line(bad).is_err(), "{bad}");
+        }
+        assert_eq!(fields("host a, b  u\t# x").unwrap(), ["host", "a,b", "u"]);
     }
 
     #[test]

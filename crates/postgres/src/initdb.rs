@@ -71,7 +71,7 @@ pub async fn initdb(
             .await
             .map_err(DirectoryError::from)?;
     }
-    run_single_user(tools, layout, &statements).await?;
+    run_single_user(tools, layout, &statements, TIMEOUT).await?;
     let system_identifier = control::read(tools, layout).await?.system_identifier;
     let incarnation = change.complete(Some(system_identifier)).await?;
     Ok(Initialized { system_identifier, incarnation })
@@ -94,15 +94,7 @@ fn initdb_command(tools: &Tools, layout: &Layout) -> tokio::process::Command {
 fn statements(options: &InitdbOptions) -> Result<String, InitdbError> {
     check_text("the replication password", &options.replication_password)?;
     let mut lines = vec![create_role(REPLICATION_ROLE, "REPLICATION", &options.replication_password)];
-    // What pg_rewind reads the source with, granted in the database that it connects to.
-    for function in [
-        "pg_ls_dir(text, boolean, boolean)",
-        "pg_stat_file(text, boolean)",
-        "pg_read_binary_file(text)",
-        "pg_read_binary_file(text, bigint, bigint, boolean)",
-    ] {
-        lines.push(format!("GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {REPLICATION_ROLE}"));
-    }
+    lines.extend(grants());
     if let Some(application) = &options.application {
         check_text("the application's role", &application.role)?;
         check_text("the application's password", &application.password)?;
@@ -116,6 +108,44 @@ fn statements(options: &InitdbOptions) -> Result<String, InitdbError> {
             lines.push(format!("ALTER DATABASE postgres OWNER TO {role}"));
         }
     }
+    Ok(lines.join("\n") + "\n")
+}
+
+/// What pg_rewind reads the source with, granted in the database that it connects to.
+fn grants() -> impl Iterator<Item = String> {
+    let functions = [
+        "pg_ls_dir(text, boolean, boolean)",
+        "pg_stat_file(text, boolean)",
+        "pg_read_binary_file(text)",
+        "pg_read_binary_file(text, bigint, bigint, boolean)",
+    ];
+    functions
+        .into_iter()
+        .map(|function| format!("GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {REPLICATION_ROLE}"))
+}
+
+/// Mainstay's own roles, made or set right in a cluster that was there before. A role of somebody else's under the
+/// superuser's name is an error, and nothing is changed then.
+pub(crate) fn own_statements(replication_password: &str) -> Result<String, InitdbError> {
+    check_text("the replication password", replication_password)?;
+    let verifier = scram_sha_256(replication_password.as_bytes());
+    let exists = |role: &str| format!("EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = '{role}')");
+    let (own, own_exists) = (ADMINISTRATION_ROLE, exists(ADMINISTRATION_ROLE));
+    let (replication, replication_exists) = (REPLICATION_ROLE, exists(REPLICATION_ROLE));
+    let mut lines = vec![
+        // Somebody may have set weaker ways for these sessions.
+        "SET search_path = pg_catalog".to_owned(),
+        format!(
+            "DO $mainstay$ BEGIN \
+             IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = '{own}' AND NOT rolsuper) THEN \
+             RAISE EXCEPTION 'there is a role {own} that is no superuser' \
+             USING HINT = 'rename it: ALTER ROLE {own} RENAME TO another name'; END IF; \
+             IF NOT {own_exists} THEN CREATE ROLE {own} SUPERUSER LOGIN; ELSE ALTER ROLE {own} LOGIN; END IF; \
+             IF NOT {replication_exists} THEN CREATE ROLE {replication}; END IF; \
+             ALTER ROLE {replication} LOGIN REPLICATION NOSUPERUSER PASSWORD '{verifier}'; END $mainstay$"
+        ),
+    ];
+    lines.extend(grants());
     Ok(lines.join("\n") + "\n")
 }
 
@@ -133,7 +163,14 @@ fn quote_identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-async fn run_single_user(tools: &Tools, layout: &Layout, statements: &str) -> Result<(), ToolsError> {
+/// Runs one statement a line in a server without sockets. It recovers a directory that was not shut down cleanly, and
+/// shuts it down cleanly.
+pub(crate) async fn run_single_user(
+    tools: &Tools,
+    layout: &Layout,
+    statements: &str,
+    timeout: Duration,
+) -> Result<(), ToolsError> {
     const PROGRAM: &str = "postgres";
     let mut command = tools.command(PROGRAM, layout.root());
     command.arg("--single").arg("-D").arg(layout.data());
@@ -151,8 +188,8 @@ async fn run_single_user(tools: &Tools, layout: &Layout, statements: &str) -> Re
         drop(stdin);
         child.wait_with_output().await
     };
-    match tokio::time::timeout(TIMEOUT, work).await {
-        Err(_) => Err(ToolsError::TimedOut { program: PROGRAM, timeout: TIMEOUT }),
+    match tokio::time::timeout(timeout, work).await {
+        Err(_) => Err(ToolsError::TimedOut { program: PROGRAM, timeout }),
         Ok(Err(source)) => Err(spawn_error(source)),
         Ok(Ok(output)) if output.status.success() => Ok(()),
         Ok(Ok(output)) => Err(ToolsError::Failed {

@@ -13,6 +13,7 @@ mod waldump;
 
 pub use progress::Progress;
 
+pub mod adopt;
 pub mod auto_conf;
 pub mod children;
 pub mod clone;

@@ -4,17 +4,23 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::cli::ConfigOptions;
+use crate::cli::CreateOptions;
+use crate::commands::adopt;
 use crate::configuration;
 use crate::output::println;
 
-pub(crate) async fn run(options: &ConfigOptions) -> Result<ExitCode> {
-    let configuration = configuration::load(&options.config)?;
+pub(crate) async fn run(options: &CreateOptions) -> Result<ExitCode> {
+    let configuration = configuration::load(&options.config.config)?;
+    if options.adopt {
+        adopt::adopt(&configuration, options.yes, options.json).await?;
+    }
     mainstay_member::create(&configuration).await?;
-    println!(
-        "{} is ready; start it with: mainstay run --config {}",
-        configuration.me,
-        options.config.display()
-    );
+    if !options.json {
+        println!(
+            "{} is ready; start it with: mainstay run --config {}",
+            configuration.me,
+            options.config.config.display()
+        );
+    }
     Ok(ExitCode::SUCCESS)
 }

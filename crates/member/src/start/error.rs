@@ -35,6 +35,8 @@ pub enum MemberError {
     NotCreated { path: PathBuf },
     #[error("{0}")]
     Store(String),
+    #[error("{0}")]
+    Adopt(String),
     #[error(transparent)]
     Bind(#[from] BindError),
     #[error(transparent)]

@@ -164,6 +164,16 @@ pub fn reason_for_protection(name: &str) -> Option<&'static str> {
     fixed.or_else(|| REFUSED.iter().find(|(refused, _)| same(refused)).map(|(_, reason)| *reason))
 }
 
+/// Whether the parameter is a fixed one, with this value.
+pub(crate) fn sets_the_same(name: &str, value: &str) -> bool {
+    let boolean = |text: &str| match text.to_ascii_lowercase().as_str() {
+        "on" | "true" | "yes" | "1" => "on".to_owned(),
+        "off" | "false" | "no" | "0" => "off".to_owned(),
+        other => other.to_owned(),
+    };
+    FIXED.iter().any(|fixed| fixed.name.eq_ignore_ascii_case(name) && boolean(fixed.value) == boolean(value))
+}
+
 pub(super) fn fixed(version: Version) -> impl Iterator<Item = (&'static str, &'static str)> {
     FIXED.iter().filter(move |fixed| fixed.since <= version.major).map(|fixed| (fixed.name, fixed.value))
 }

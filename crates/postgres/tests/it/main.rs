@@ -1,5 +1,6 @@
 //! The crate against real PostgreSQL servers, started here by hand (in production the guard does).
 
+mod adopting;
 mod bench;
 mod cloning;
 mod directory;

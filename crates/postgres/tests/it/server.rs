@@ -205,7 +205,7 @@ impl World {
 
 /// A port that nobody listens on, below those that the kernel gives to outgoing connections: a server that is started
 /// again must find its port free.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     const PORTS: std::ops::Range<u32> = 15_000..32_000;
     static COUNT: AtomicU32 = AtomicU32::new(0);
     loop {
@@ -443,14 +443,19 @@ pub(crate) struct Postmaster {
 
 impl Postmaster {
     fn start(tools: &Tools, layout: &Layout) -> Postmaster {
-        let mut command = tools.command("postgres", layout.root());
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(layout.log_file()).unwrap();
-        command.arg("-D").arg(layout.data());
-        command.arg("-c").arg(format!("config_file={}", layout.configuration_file().display()));
+        Postmaster::start_in(tools, layout.data(), &layout.configuration_file(), &layout.log_file())
+    }
+
+    /// Starts any server: what Mainstay has nothing to do with yet.
+    pub(crate) fn start_in(tools: &Tools, data: &Path, configuration: &Path, log: &Path) -> Postmaster {
+        let mut command = tools.command("postgres", Path::new("/"));
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
+        command.arg("-D").arg(data);
+        command.arg("-c").arg(format!("config_file={}", configuration.display()));
         command.stdout(Stdio::from(log.try_clone().unwrap())).stderr(Stdio::from(log));
         let child = command.spawn().unwrap();
         let pid = child.id().unwrap().try_into().unwrap();
-        Postmaster { child, pid, data: layout.data().to_owned(), leaves_shared_memory: false }
+        Postmaster { child, pid, data: data.to_owned(), leaves_shared_memory: false }
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
