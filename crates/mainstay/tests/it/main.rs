@@ -1,5 +1,6 @@
 //! The program as a user meets it: real commands, real members, and what it says when something is wrong.
 
+mod adopt;
 mod bad_input;
 mod demo;
 mod health;
