@@ -42,6 +42,10 @@ pub(crate) enum Verb {
     /// Make another member the primary, without losing anything
     #[command(after_help = "Example: mainstay switchover --to m2")]
     Switchover(SwitchoverOptions),
+    /// Show this member's certificates, or renew PostgreSQL's
+    #[command(after_help = "Example: mainstay certificates show\n         mainstay certificates renew")]
+    #[command(subcommand)]
+    Certificates(CertificatesVerb),
     /// Open psql on the primary
     #[command(after_help = "Example: mainstay psql -- -c 'SELECT now()'")]
     Psql(PsqlOptions),
@@ -159,6 +163,23 @@ pub(crate) struct SwitchoverOptions {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CertificatesOptions {
+    #[command(flatten)]
+    pub(crate) config: ConfigOptions,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CertificatesVerb {
+    /// For whom they are, and for how long
+    Show(CertificatesOptions),
+    /// Issue another one for PostgreSQL now; sessions go on
+    Renew(CertificatesOptions),
 }
 
 #[derive(Debug, Args)]

@@ -1,8 +1,9 @@
 //! One file per verb.
 
-pub(crate) mod after_stop;
-pub(crate) mod completions;
 pub(crate) mod adopt;
+pub(crate) mod after_stop;
+pub(crate) mod certificates;
+pub(crate) mod completions;
 pub(crate) mod create;
 pub(crate) mod decide;
 pub(crate) mod explain;

@@ -65,6 +65,7 @@ async fn run_async(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Status(options) => commands::status::run(&options).await,
         Verb::Explain(options) => commands::explain::run(&options).await,
         Verb::Switchover(options) => commands::switchover::run(&options).await,
+        Verb::Certificates(options) => commands::certificates::run(&options).await,
         Verb::Psql(options) => commands::psql::run(&options).await,
         Verb::Demo(options) => demo::run(options).await,
         Verb::AfterStop(options) => commands::after_stop::run(&options).await,

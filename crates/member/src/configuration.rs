@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use mainstay_core::MemberId;
 use mainstay_core::record::{Command, Kind, Member, OnCrash, Settings};
+use mainstay_postgres::application::WantedDatabase;
 
 #[derive(Clone, Debug)]
 pub struct Configuration {
@@ -19,7 +20,11 @@ pub struct Configuration {
     pub directory: PathBuf,
     pub tls: Tls,
     pub postgresql: Postgresql,
+    /// Names, beside the member's own and its address, that PostgreSQL's certificate is for.
+    pub server_names: Vec<String>,
     pub bootstrap: Bootstrap,
+    /// What applications need, made and kept so by the primary.
+    pub databases: Vec<WantedDatabase>,
     pub lease: Duration,
     pub on_crash: OnCrash,
     pub members: BTreeMap<MemberId, MemberRow>,

@@ -4,6 +4,7 @@
 //! `control/`; what it refuses is a [`Refuse`], which both interfaces answer in the same form.
 
 mod caller;
+mod certificates;
 mod health;
 mod input;
 mod members;
@@ -28,6 +29,7 @@ use crate::guard_link::GuardState;
 use crate::heartbeat::Heartbeat;
 use crate::inventory::Inventory;
 use crate::lease::LeaseState;
+use crate::machinery::Machinery;
 use crate::metrics::Openings;
 use crate::observe::Sql;
 use crate::propose::Proposer;
@@ -61,6 +63,7 @@ pub(crate) struct Control {
     pub(crate) explanations: Arc<Mutex<Explanations>>,
     pub(crate) proposer: Proposer,
     pub(crate) configuration: Arc<Configuration>,
+    pub(crate) machinery: Arc<Machinery>,
 }
 
 /// Over TCP, without a password: nothing secret, nothing that changes anything.
@@ -81,6 +84,7 @@ fn private_routes() -> Routes<Control> {
         .post("/v1/members/invite", members::invite)
         .post("/v1/members/revoke", members::revoke)
         .post("/v1/members/leave", members::leave)
+        .post("/v1/certificates/renew", certificates::renew)
         .post("/v1/switchover", switchover::switchover)
 }
 

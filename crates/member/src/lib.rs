@@ -7,11 +7,13 @@
 
 #![forbid(unsafe_code)]
 
-mod aftermath;
 mod adopt;
+mod aftermath;
+pub mod certificates;
 mod clock;
 pub mod configuration;
 pub mod control;
+mod databases;
 pub mod explain;
 mod facts;
 mod gossip;
@@ -37,8 +39,8 @@ mod start;
 pub mod status;
 mod work;
 
-pub use aftermath::stop_what_is_left;
 pub use adopt::adopt;
+pub use aftermath::stop_what_is_left;
 pub use clock::now;
 pub use configuration::Configuration;
 pub use start::{Finish, MemberError, create, run};

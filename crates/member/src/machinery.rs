@@ -1,7 +1,8 @@
 //! What every piece of work on the local server needs, and the few steps that they share.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mainstay_core::record::{Kind, Record};
@@ -68,6 +69,8 @@ pub(crate) struct Machinery {
     store: RaftStore<RecordMachine>,
     /// Two lanes write PostgreSQL's files, and what is called off may still be writing: one at a time, in order.
     files: Arc<tokio::sync::Mutex<()>>,
+    /// What people should know from work that nothing is decided on, by its subject.
+    notes: Arc<Mutex<BTreeMap<&'static str, Vec<String>>>>,
 }
 
 /// How long a majority may take to confirm the record.
@@ -106,6 +109,7 @@ impl Machinery {
             generation,
             store,
             files: Arc::default(),
+            notes: Arc::default(),
         }
     }
 
@@ -147,6 +151,15 @@ impl Machinery {
 
     pub(crate) fn tools(&self) -> Result<&Tools, WorkError> {
         self.tools.as_ref().ok_or_else(|| WorkError("a witness runs no PostgreSQL".to_owned()))
+    }
+
+    /// Replaces the warnings of `subject`.
+    pub(crate) fn note(&self, subject: &'static str, warnings: Vec<String>) {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).insert(subject, warnings);
+    }
+
+    pub(crate) fn notes(&self) -> Vec<String> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).values().flatten().cloned().collect()
     }
 
     pub(crate) fn me(&self) -> &MemberId {

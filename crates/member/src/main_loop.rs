@@ -309,7 +309,8 @@ impl MainLoop {
     fn tell(&mut self, view: &View, decision: &Decision) {
         let state = self.facts.state(view, &self.memory);
         let configuration = &self.machinery.configuration;
-        let card = report::card(configuration, &self.constants, &self.facts, view, decision);
+        let mut card = report::card(configuration, &self.constants, &self.facts, view, decision);
+        card.warnings.extend(self.machinery.notes());
         let status = report::status(configuration, &self.facts, view, (&state, &card));
         self.status.send_replace(Arc::new(status));
         self.heartbeat.beat(view.now);

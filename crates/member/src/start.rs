@@ -37,9 +37,10 @@ use crate::report::Constants;
 use crate::roster::{self, Roster};
 use crate::status::Status;
 use crate::work::Lane;
-use crate::{health, inventory, log_rotation, notify, observe};
+use crate::{certificates, databases, health, inventory, log_rotation, notify, observe};
 pub use error::MemberError;
-use files::{endpoint, install_certificates, write_passfile, write_pid};
+pub(crate) use files::install_certificates;
+use files::{endpoint, write_passfile, write_pid};
 
 struct Paths {
     consensus: PathBuf,
@@ -196,8 +197,9 @@ impl Member {
             health: signs_seen,
             lease: self.lease.state(),
         };
+        self.look_after_applications(&machinery, &status_seen);
         let seen = self.seen(status_seen.clone(), &machinery, &watched, &heartbeat);
-        self.answer(seen, &explanations, &proposer).await?;
+        self.answer(seen, &explanations, &proposer, &machinery).await?;
         listen_to_signals(&events).map_err(MemberError::Thread)?;
         let main_loop = MainLoop {
             constants: self.constants(),
@@ -236,6 +238,14 @@ impl Member {
         tokio::spawn(log_rotation::run(self.layout.log_file()));
         tokio::spawn(observe::run(Arc::clone(machinery), wanted, sql));
         tokio::spawn(health::run(Arc::clone(machinery), signs));
+    }
+
+    /// What applications need of this member's PostgreSQL, beside the server itself.
+    fn look_after_applications(&self, machinery: &Arc<Machinery>, status: &watch::Receiver<Arc<Status>>) {
+        if self.tools.is_some() {
+            tokio::spawn(certificates::run(Arc::clone(machinery)));
+            tokio::spawn(databases::run(Arc::clone(machinery), status.clone()));
+        }
     }
 
     /// Machines that want to join are answered too.
@@ -293,12 +303,14 @@ impl Member {
         seen: Seen,
         explanations: &Arc<Mutex<Explanations>>,
         proposer: &Proposer,
+        machinery: &Arc<Machinery>,
     ) -> Result<(), MemberError> {
         let control = Control {
             seen,
             explanations: Arc::clone(explanations),
             proposer: proposer.clone(),
             configuration: Arc::new(self.configuration.clone()),
+            machinery: Arc::clone(machinery),
         };
         let (http, socket) = (self.configuration.own_row().http, self.configuration.control_socket());
         control::serve(control, http, &socket, Callers::new(self.layout.run_as())).await?;

@@ -297,6 +297,11 @@ fn plausible_now() -> Duration {
     now.clamp(YEAR * 56, YEAR * 130)
 }
 
+/// Whether the name can stand in a server's certificate: a DNS name without wildcards, or an IP address.
+pub fn check_server_name(name: &str) -> Result<(), PkiError> {
+    subject_name(name).map(|_| ())
+}
+
 fn subject_name(name: &str) -> Result<SanType, PkiError> {
     let invalid = || PkiError::SubjectName(name.to_owned());
     if let Ok(address) = name.parse::<IpAddr>() {

@@ -14,6 +14,7 @@ mod waldump;
 pub use progress::Progress;
 
 pub mod adopt;
+pub mod application;
 pub mod auto_conf;
 pub mod children;
 pub mod clone;

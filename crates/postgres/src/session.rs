@@ -16,6 +16,7 @@ use crate::upstream::ADMINISTRATION_ROLE;
 
 mod observation;
 mod probe;
+mod statements;
 
 pub use observation::{Observation, Slot, Walreceiver, Walsender};
 pub use probe::{Probe, fresh_probe};

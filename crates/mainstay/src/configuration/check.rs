@@ -14,6 +14,8 @@ use toml::Spanned;
 
 use super::raw;
 
+mod databases;
+
 /// A problem and where it stands.
 pub(super) struct Problem {
     pub(super) span: Option<Range<usize>>,
@@ -48,11 +50,17 @@ pub(super) fn check(file: raw::File, base: &Path) -> Checked<Configuration> {
         return Err(whole_file("no member is of kind \"data\"; at least one must run PostgreSQL"));
     }
     let cluster = cluster(&file.cluster)?;
+    let databases = databases::check(&file.databases, base)?;
+    let first = databases::first(&databases, &file, base)?;
+    let mut postgresql = postgresql(&file.postgresql, base, &directory)?;
+    databases::add_hba_lines(&mut postgresql.hba, &databases, file.postgresql.hba.is_some());
     Ok(Configuration {
         cluster,
         tls: tls(file.tls.as_ref(), base, &directory),
-        postgresql: postgresql(&file.postgresql, base, &directory)?,
-        bootstrap: bootstrap(&file.bootstrap, base)?,
+        postgresql,
+        bootstrap: first,
+        databases,
+        server_names: server_names(&file.server_names)?,
         lease: lease(file.lease.as_ref())?,
         on_crash: on_crash(file.on_crash.as_ref())?,
         show_password: file.demo,
@@ -64,6 +72,17 @@ pub(super) fn check(file: raw::File, base: &Path) -> Checked<Configuration> {
 
 fn name(value: &Spanned<String>) -> Checked<MemberId> {
     MemberId::new(value.get_ref()).map_err(|error| at(value, error.to_string()))
+}
+
+/// DNS names and addresses that PostgreSQL's certificate is for.
+fn server_names(names: &[Spanned<String>]) -> Checked<Vec<String>> {
+    let check = |name: &Spanned<String>| match mainstay_net::pki::check_server_name(name.get_ref()) {
+        Ok(()) => Ok(name.get_ref().clone()),
+        Err(error) => {
+            Err(at(name, format!("server_names: {error}; wildcards are not for certificates of members")))
+        }
+    };
+    names.iter().map(check).collect()
 }
 
 fn cluster(value: &Spanned<String>) -> Checked<String> {

@@ -15,11 +15,15 @@ pub(super) struct File {
     pub(super) directory: Option<Spanned<String>>,
     pub(super) lease: Option<Spanned<String>>,
     pub(super) on_crash: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) server_names: Vec<Spanned<String>>,
     pub(super) tls: Option<Tls>,
     #[serde(default)]
     pub(super) postgresql: Postgresql,
     #[serde(default)]
     pub(super) bootstrap: Bootstrap,
+    #[serde(default, rename = "database")]
+    pub(super) databases: Vec<Spanned<Database>>,
     #[serde(default)]
     pub(super) demo: bool,
     #[serde(default, rename = "members")]
@@ -53,6 +57,29 @@ pub(super) struct Postgresql {
 pub(super) struct Bootstrap {
     pub(super) database: Option<Spanned<String>>,
     pub(super) role: Option<Spanned<String>>,
+    pub(super) password_file: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Database {
+    pub(super) name: Spanned<String>,
+    pub(super) owner: Option<Spanned<String>>,
+    pub(super) password_file: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) extensions: Vec<Spanned<String>>,
+    pub(super) encoding: Option<Spanned<String>>,
+    pub(super) locale: Option<Spanned<String>>,
+    pub(super) networks: Option<Vec<Spanned<String>>>,
+    #[serde(default)]
+    pub(super) roles: Vec<DatabaseRole>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DatabaseRole {
+    pub(super) name: Spanned<String>,
+    pub(super) access: Spanned<String>,
     pub(super) password_file: Option<Spanned<String>>,
 }
 

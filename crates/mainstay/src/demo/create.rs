@@ -49,6 +49,9 @@ pub(super) async fn create(place: &Place, port_base: u16) -> Result<()> {
         write_secret(&member.directory.join("replication.password"), &replication)?;
         write_secret(&member.directory.join("app.password"), &application)?;
     }
+    if let Some(first) = place.members.first() {
+        pki::write_private_key(&first.directory.join("tls/ca.key"), &ca.key_pem())?;
+    }
     for member in &place.members {
         let text = configuration(&cluster, member, &place.members, &keys, port_base);
         let file = member.configuration_file();
@@ -95,6 +98,7 @@ fn configuration(
          cluster = \"{cluster}\"\n\
          member = \"{}\"\n\
          demo = true\n\
+         server_names = [\"localhost\"]\n\
          \n\
          [bootstrap]\n\
          database = \"app\"\n\

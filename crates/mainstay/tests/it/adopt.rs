@@ -112,10 +112,12 @@ impl Site {
             pki::write_private_key(&tls.join("member.key"), &own.key_pem).expect("written");
             pki::write_certificate(&tls.join("server.pem"), &server.certificate_pem).expect("written");
             pki::write_private_key(&tls.join("server.key"), &server.key_pem).expect("written");
-            let password = self.member(name).join("replication.password");
-            let mut file = std::fs::OpenOptions::new();
-            let mut file = file.write(true).create_new(true).mode(0o600).open(password).expect("new");
-            std::io::Write::write_all(&mut file, b"replication\n").expect("written");
+            for secret in ["replication", "shop"] {
+                let password = self.member(name).join(format!("{secret}.password"));
+                let mut file = std::fs::OpenOptions::new();
+                let mut file = file.write(true).create_new(true).mode(0o600).open(password).expect("new");
+                writeln!(file, "{secret}").expect("written");
+            }
             let key = KeyFingerprint::of_certificate_pem(&own.certificate_pem).expect("its own");
             let port = |what: usize| self.ports[1 + 3 * place + what];
             tables += &format!(
@@ -126,8 +128,9 @@ impl Site {
             );
         }
         let second = "[postgresql.parameters]\nmax_connections = 60\n";
+        let database = "\n[[database]]\nname = \"shop\"\npassword_file = \"shop.password\"\n";
         for (name, table) in MEMBERS.iter().zip([first, second]) {
-            let text = format!("cluster = \"adopted\"\nmember = \"{name}\"\n\n{table}{tables}");
+            let text = format!("cluster = \"adopted\"\nmember = \"{name}\"\n\n{table}{tables}{database}");
             std::fs::write(self.file(name), text).expect("written");
         }
     }
@@ -142,6 +145,29 @@ impl Site {
     fn create(&self, arguments: &[&str]) -> Output {
         let file = self.file("m1");
         mainstay(&[&["create", "--config", &file], arguments].concat())
+    }
+
+    /// What the application of `[[database]]` reads on a member, by TCP.
+    fn application(&self, name: &str, sslmode: &str) -> Output {
+        let place = MEMBERS.iter().position(|member| *member == name).expect("a member");
+        let authority = self.member(name).join("tls/ca.pem");
+        let target = format!(
+            "host={name} hostaddr=127.0.0.1 port={} user=shop dbname=shop sslmode={sslmode} sslrootcert={}",
+            self.ports[2 + 3 * place],
+            authority.display()
+        );
+        let mut command = Command::new("psql");
+        command.args([
+            "-X",
+            "-A",
+            "-t",
+            "-w",
+            "-d",
+            &target,
+            "-c",
+            "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()",
+        ]);
+        command.env("PGPASSWORD", "shop").output().expect("psql runs")
     }
 
     /// What a superuser reads on a member's own server, if it lets us in.
@@ -207,6 +233,13 @@ fn a_running_server_becomes_the_first_member_and_is_copied() {
     const COUNT: &str = "SELECT count(*), pg_is_in_recovery() FROM treasure";
     wait_until("m1 is the primary, with its rows", || site.read("m1", COUNT).as_deref() == Some("1001|f"));
     wait_until("m2 has a copy", || site.read("m2", COUNT).as_deref() == Some("1001|t"));
+    wait_until("the application's database is made", || {
+        stdout(&site.application("m1", "verify-full")).trim() == "t"
+    });
+    wait_until("it is on the standby", || site.application("m2", "verify-full").status.success());
+    // The old server let everybody in from here, and so does m1 still; m2 has the lines of the database alone.
+    let plain = site.application("m2", "disable");
+    assert!(stderr(&plain).contains("no encryption"), "{}{}", stdout(&plain), stderr(&plain));
     assert_eq!(site.read("m1", "SHOW work_mem").as_deref(), Some("5MB"));
     wait_until("m2's copy is synchronous", || {
         let names = site.read("m1", "SHOW synchronous_standby_names");

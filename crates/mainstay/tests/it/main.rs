@@ -2,6 +2,7 @@
 
 mod adopt;
 mod bad_input;
+mod certificates;
 mod demo;
 mod health;
 mod monitoring;

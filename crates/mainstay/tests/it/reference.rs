@@ -89,15 +89,23 @@ fn every_configuration_key_is_explained() {
         ("tls", "## `[tls]`"),
         ("postgresql", "## `[postgresql]`"),
         ("bootstrap", "## `[bootstrap]`"),
+        ("database", "## `[[database]]`"),
         ("members.m1", "## `[members.NAME]`"),
     ];
     for (table, heading) in sections {
-        let header = if table.is_empty() { String::new() } else { format!("[{table}]\n") };
+        let header = match table {
+            "" => String::new(),
+            "database" => "[[database]]\n".to_owned(),
+            _ => format!("[{table}]\n"),
+        };
         let said = place.judge(&format!("{header}zzzzzzzzzzzz = 1\n"));
         let known = said.trim().split_once("known here: ").unwrap_or_else(|| panic!("{table}: {said}")).1;
         let tables = sections.map(|(table, _)| table.split('.').next().unwrap_or(table));
         // A table has a section of its own.
-        let known = known.split(", ").filter(|key| !tables.contains(key) && *key != "parameters");
+        let known = known.split(", ").filter(|key| {
+            let is_table = table.is_empty() && tables.contains(key);
+            !is_table && *key != "parameters"
+        });
         assert_same(heading, &known.collect(), &first_column(section(&page, heading)));
     }
     assert!(page.contains("### `[postgresql.parameters]`"));

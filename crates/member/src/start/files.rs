@@ -10,7 +10,7 @@ use crate::configuration::Configuration;
 use crate::roster::{self, Roster};
 
 /// PostgreSQL reads its certificate from files of its own, which its user may read.
-pub(super) fn install_certificates(
+pub(crate) fn install_certificates(
     configuration: &Configuration,
     layout: &Layout,
 ) -> Result<(), MemberError> {

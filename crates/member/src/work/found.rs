@@ -8,7 +8,9 @@ use crate::machinery::{Machinery, WorkError, failed};
 
 pub(super) async fn initdb(machinery: &Machinery) -> Result<Outcome, WorkError> {
     let bootstrap = &machinery.configuration.bootstrap;
-    let application = bootstrap.role.as_ref().map(|role| Application {
+    // What `[[database]]` says is made once the gate is open, by the same means as later.
+    let wanted = bootstrap.role.as_ref().filter(|_| machinery.configuration.databases.is_empty());
+    let application = wanted.map(|role| Application {
         role: role.clone(),
         password: bootstrap.password.clone().unwrap_or_default(),
         database: bootstrap.database.clone().unwrap_or_else(|| role.clone()),

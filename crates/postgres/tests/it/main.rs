@@ -1,6 +1,7 @@
 //! The crate against real PostgreSQL servers, started here by hand (in production the guard does).
 
 mod adopting;
+mod applications;
 mod bench;
 mod cloning;
 mod directory;

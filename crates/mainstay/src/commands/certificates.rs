@@ -1,0 +1,54 @@
+//! `certificates`: what the certificates of this member say, and a new one for PostgreSQL.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, anyhow};
+use mainstay_member::certificates::{self, CertificateStatus};
+
+use crate::cli::CertificatesVerb;
+use crate::client::Control;
+use crate::configuration;
+use crate::output::println;
+
+pub(crate) async fn run(verb: &CertificatesVerb) -> Result<ExitCode> {
+    let (CertificatesVerb::Show(options) | CertificatesVerb::Renew(options)) = verb;
+    let configuration = configuration::load(&options.config.config)?;
+    match verb {
+        CertificatesVerb::Show(_) => {
+            let status = certificates::status(&configuration).map_err(|error| anyhow!(error))?;
+            if options.json {
+                println!("{}", serde_json::to_string_pretty(&status)?);
+                return Ok(ExitCode::SUCCESS);
+            }
+            for certificate in &status.certificates {
+                println!("{}", line(certificate));
+            }
+            match status.has_authority_key {
+                true => println!("This member has the key of the cluster's CA, and renews by itself."),
+                false => println!(
+                    "This member has no {}: it cannot renew by itself.",
+                    certificates::authority_key(&configuration).display()
+                ),
+            }
+        }
+        CertificatesVerb::Renew(_) => {
+            let renewed: CertificateStatus =
+                Control::of(&configuration).post("/v1/certificates/renew", &()).await?;
+            match options.json {
+                true => println!("{}", serde_json::to_string_pretty(&renewed)?),
+                false => println!("{}", line(&renewed)),
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn line(certificate: &CertificateStatus) -> String {
+    let names = match certificate.names.as_slice() {
+        [] => String::new(),
+        names => format!("  for {}", names.join(", ")),
+    };
+    let renewal =
+        certificate.renewal.as_ref().map_or_else(String::new, |why| format!("  to be renewed: {why}"));
+    format!("{:<9}  {:>5} days left{names}{renewal}", certificate.purpose, certificate.days_left)
+}

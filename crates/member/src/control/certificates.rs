@@ -1,0 +1,15 @@
+//! A new certificate for PostgreSQL, now.
+
+use axum::Json;
+use axum::extract::State;
+use mainstay_core::record::Kind;
+
+use super::{Control, Refuse};
+use crate::certificates::{self, CertificateStatus};
+
+pub(super) async fn renew(State(control): State<Control>) -> Result<Json<CertificateStatus>, Refuse> {
+    if control.configuration.own_row().kind == Kind::Witness {
+        return Err(Refuse::precondition("a witness runs no PostgreSQL").remedy("ask a member with data"));
+    }
+    certificates::renew_now(&control.machinery).await.map(Json).map_err(Refuse::precondition)
+}
