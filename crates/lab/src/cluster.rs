@@ -75,6 +75,9 @@ impl Cluster {
             cluster.members.push(Member::new(site, namespace));
         }
         for member in &mut cluster.members {
+            if plan.supervised {
+                member.supervise(binary)?;
+            }
             member.create(binary)?;
             member.start(binary)?;
         }
@@ -195,7 +198,10 @@ impl Cluster {
         let _ = crate::heal::everything(self);
         for member in &self.members {
             self.segments.remember(&member.namespace);
-            member.signal(Signal::SIGTERM, |kind| kind == Kind::Member)?;
+            match &member.supervisor {
+                Some(supervisor) => supervisor.stop(),
+                None => drop(member.signal(Signal::SIGTERM, |kind| kind == Kind::Member)?),
+            }
         }
         let deadline = clock::now().plus(STOP_PATIENCE);
         while clock::now() < deadline && self.members.iter().any(|member| !member.processes().is_empty()) {

@@ -4,7 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::ptrace;
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 use crate::cluster::Cluster;
 use crate::heal::Undo;
@@ -22,6 +24,7 @@ pub enum Fault {
     KillGuard,
     StopPostgres,
     StopMember,
+    HangMainLoop,
     StopGuardAndMember,
     StopMachine,
     StopWalreceiver,
@@ -46,6 +49,11 @@ pub const WORDS: &[(&str, Fault, &str)] = &[
     ("kill-guard", Fault::KillGuard, "SIGKILL to the guard alone"),
     ("stop-postgres", Fault::StopPostgres, "SIGSTOP to every process of PostgreSQL"),
     ("stop-member", Fault::StopMember, "SIGSTOP to the member's process alone"),
+    (
+        "hang-main-loop",
+        Fault::HangMainLoop,
+        "the thread of the member's main loop stands still, its others go on",
+    ),
     ("stop-guard-and-member", Fault::StopGuardAndMember, "SIGSTOP to both; PostgreSQL goes on"),
     ("stop-machine", Fault::StopMachine, "SIGSTOP to member, guard and PostgreSQL"),
     ("stop-walreceiver", Fault::StopWalreceiver, "SIGSTOP to the process that receives WAL"),
@@ -88,6 +96,7 @@ pub fn perform(cluster: &mut Cluster, fault: Fault, targets: &[String]) -> Resul
         Fault::KillMachine => targets.iter().try_for_each(|target| cluster.member_mut(target)?.kill_all()),
         Fault::StopPostgres => stop(cluster, fault, targets, |process| process.kind == Kind::Postgres),
         Fault::StopMember => stop(cluster, fault, targets, |process| process.kind == Kind::Member),
+        Fault::HangMainLoop => targets.iter().try_for_each(|target| hang(cluster.member(target)?)),
         Fault::StopGuardAndMember => {
             stop(cluster, fault, targets, |process| matches!(process.kind, Kind::Guard | Kind::Member))
         }
@@ -209,6 +218,16 @@ fn at_disk(cluster: &mut Cluster, fault: Fault, targets: &[String]) -> Result<()
         cluster.outstanding.push(fault, undo);
     }
     Ok(())
+}
+
+/// A signal would stop all threads; a debugger can stop one. The main loop runs on the first, whose number is the process's.
+/// Nothing undoes it but the member's end.
+fn hang(member: &Member) -> Result<()> {
+    let process = member.process(Kind::Member).with_context(|| format!("{} does not run", member.name()))?;
+    let thread = Pid::from_raw(process.pid);
+    ptrace::seize(thread, ptrace::Options::empty())
+        .and_then(|()| ptrace::interrupt(thread))
+        .with_context(|| format!("cannot stop the main thread of {}", member.name()))
 }
 
 /// As `rm -r` does it while a server goes on making files.

@@ -32,11 +32,20 @@ pub struct Plan {
     pub lease: Option<String>,
     /// PostgreSQL's parameters.
     pub parameters: BTreeMap<String, String>,
+    /// Whether members run under the supervisor, by the shipped unit file, and each from a program of its own.
+    pub supervised: bool,
 }
 
 impl Plan {
     pub fn new(data_members: u8) -> Plan {
-        Plan { data_members, witnesses: 0, disk_mib: None, lease: None, parameters: BTreeMap::new() }
+        Plan {
+            data_members,
+            witnesses: 0,
+            disk_mib: None,
+            lease: None,
+            parameters: BTreeMap::new(),
+            supervised: false,
+        }
     }
 
     pub fn members(&self) -> u8 {
@@ -67,6 +76,15 @@ impl Site {
 
     pub fn log(&self) -> PathBuf {
         self.directory.join("log/member.log")
+    }
+
+    /// Where a supervised member's own copy of the program is: what an upgrade replaces.
+    pub fn program(&self) -> PathBuf {
+        self.directory.join("bin/mainstay")
+    }
+
+    pub fn notify_socket(&self) -> PathBuf {
+        self.directory.join("notify.sock")
     }
 }
 

@@ -1,6 +1,8 @@
 //! One member of the lab: its processes, and starting and ending them.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
@@ -14,6 +16,8 @@ use crate::control::{self, Status};
 use crate::files::Site;
 use crate::network;
 use crate::process::{self, Kind, Process};
+use crate::supervisor::unit::Unit;
+use crate::supervisor::{Service, Supervisor};
 
 /// Processes that were sent SIGKILL go at once, unless a disk holds them.
 const KILL_PATIENCE: Duration = Duration::from_secs(20);
@@ -24,15 +28,52 @@ pub struct Member {
     pub namespace: String,
     /// The process started last; kept so that it does not stay a zombie.
     child: Option<Child>,
+    /// The unit that it is run by; `None`: it is just started.
+    unit: Option<Unit>,
+    pub supervisor: Option<Supervisor>,
 }
+
+/// Of the package, and tested as it is.
+const UNIT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../packaging/mainstay.service");
 
 impl Member {
     pub fn new(site: Site, namespace: String) -> Member {
-        Member { site, namespace, child: None }
+        Member { site, namespace, child: None, unit: None, supervisor: None }
     }
 
     pub fn name(&self) -> &str {
         self.site.name.as_str()
+    }
+
+    /// From now on it runs under a supervisor, by the shipped unit, and from its own copy of `binary`.
+    pub fn supervise(&mut self, binary: &Path) -> Result<()> {
+        self.unit = Some(Unit::read(Path::new(UNIT))?);
+        self.install(binary)
+    }
+
+    /// Replaces the member's program as a package manager does: by another file under the old name. No two are the same file,
+    /// byte for byte.
+    pub fn install(&self, binary: &Path) -> Result<()> {
+        let program = self.site.program();
+        let fresh = program.with_extension("new");
+        let install = || -> std::io::Result<()> {
+            fs::create_dir_all(program.parent().unwrap_or(Path::new("/")))?;
+            fs::copy(binary, &fresh)?;
+            // What stands behind the last section of a program is never read.
+            writeln!(OpenOptions::new().append(true).open(&fresh)?, "{:?}", clock::now())?;
+            fs::rename(&fresh, &program)
+        };
+        install().with_context(|| format!("cannot install {}", program.display()))
+    }
+
+    /// Whether the running member is the program that is installed, and not one that an upgrade has replaced.
+    pub fn runs_what_is_installed(&self) -> bool {
+        let identity = |path: &Path| fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
+        let running = self.process(Kind::Member).and_then(|process| {
+            // The link leads to the very file, also where it has lost its name.
+            identity(Path::new(&format!("/proc/{}/exe", process.pid)))
+        });
+        running.is_some() && running == identity(&self.site.program())
     }
 
     /// The one explicit act that makes a member.
@@ -53,6 +94,13 @@ impl Member {
             bail!("{} runs already (process {})", self.name(), running.pid);
         }
         self.reap();
+        if let Some(unit) = &self.unit {
+            match &self.supervisor {
+                Some(supervisor) => supervisor.start_again(),
+                None => self.supervisor = Some(Supervisor::start(self.service(unit))?),
+            }
+            return Ok(());
+        }
         let path = self.site.log();
         let log = OpenOptions::new().create(true).append(true).open(&path);
         let log = log.with_context(|| format!("cannot write {}", path.display()))?;
@@ -62,6 +110,18 @@ impl Member {
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).current_dir("/").process_group(0);
         self.child = Some(command.spawn().context("cannot run nsenter; install util-linux")?);
         Ok(())
+    }
+
+    fn service(&self, unit: &Unit) -> Service {
+        let file = self.site.configuration_file().display().to_string();
+        Service {
+            unit: unit.clone(),
+            program: self.site.program(),
+            arguments: ["--log-level", "debug", "--config", &file].map(str::to_owned).to_vec(),
+            namespace: self.namespace.clone(),
+            notify_socket: self.site.notify_socket(),
+            log: self.site.log(),
+        }
     }
 
     fn reap(&mut self) {
@@ -97,6 +157,8 @@ impl Member {
 
     /// Kills everything, first those that could still tell the others.
     pub fn kill_all(&mut self) -> Result<()> {
+        // Whoever would start it again is gone too.
+        self.supervisor = None;
         let begun = clock::now();
         loop {
             let mut all = self.processes();

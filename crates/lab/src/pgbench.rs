@@ -1,7 +1,8 @@
 //! Load beside the gap client: pgbench's TPC-B-like script, started again whenever a failover ends it.
 
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -20,6 +21,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct Pgbench {
     stop: Arc<AtomicBool>,
     child: Arc<Mutex<Option<Child>>>,
+    errors: Arc<AtomicUsize>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -44,10 +46,12 @@ impl Pgbench {
         let conninfo = conninfo(sites);
         let stop = Arc::new(AtomicBool::new(false));
         let child = Arc::new(Mutex::new(None));
-        let (stopped, slot) = (Arc::clone(&stop), Arc::clone(&child));
+        let errors = Arc::new(AtomicUsize::new(0));
+        let (stopped, slot, counter) = (Arc::clone(&stop), Arc::clone(&child), Arc::clone(&errors));
         let thread = std::thread::Builder::new().name("pgbench".to_owned()).spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
-                let Ok(started) = spawn(&conninfo, rate) else { return };
+                let Ok(mut started) = spawn(&conninfo, rate) else { return };
+                count_errors(started.stderr.take(), Arc::clone(&counter));
                 *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(started);
                 while !stopped.load(Ordering::Relaxed) && !has_ended(&slot) {
                     std::thread::sleep(LOOK_INTERVAL);
@@ -56,7 +60,12 @@ impl Pgbench {
                 std::thread::sleep(PAUSE);
             }
         })?;
-        Ok(Pgbench { stop, child, thread: Some(thread) })
+        Ok(Pgbench { stop, child, errors, thread: Some(thread) })
+    }
+
+    /// How many errors its clients have met. Each ends one client, so that the others would go on unnoticed.
+    pub fn errors(&self) -> usize {
+        self.errors.load(Ordering::Relaxed)
     }
 
     pub fn stop(&mut self) {
@@ -80,8 +89,20 @@ fn spawn(conninfo: &str, rate: Option<u32>) -> Result<Child> {
     if let Some(rate) = rate {
         command.arg(format!("--rate={rate}"));
     }
-    command.arg(conninfo).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.arg(conninfo).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     command.spawn().context("cannot run pgbench; install PostgreSQL's client package")
+}
+
+/// Reads what it complains of, until it ends.
+fn count_errors(complaints: Option<ChildStderr>, errors: Arc<AtomicUsize>) {
+    let Some(complaints) = complaints else { return };
+    std::thread::spawn(move || {
+        for line in BufReader::new(complaints).lines().map_while(Result::ok) {
+            if line.contains("error:") || line.contains("aborted") {
+                errors.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    });
 }
 
 fn has_ended(child: &Mutex<Option<Child>>) -> bool {

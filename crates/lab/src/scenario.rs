@@ -64,6 +64,11 @@ pub enum Action {
     Switchover {
         to: Target,
     },
+    /// What an operator or a package asks of the service manager.
+    Service {
+        verb: ServiceVerb,
+        targets: Vec<Target>,
+    },
     Sql {
         on: Target,
         statement: String,
@@ -74,6 +79,14 @@ pub enum Action {
         duration: Duration,
     },
     Expect(Expectation),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServiceVerb {
+    /// Returns when the service is dead.
+    Stop,
+    /// Replaces the program, and tells the member to make way for it; returns when the new one is ready.
+    Upgrade,
 }
 
 /// Who is meant. `old` and the standbys are those of the moment of the story's first event.
@@ -131,6 +144,23 @@ pub enum Expectation {
     SamePostgres {
         on: Target,
     },
+    /// Since the last event the service has said that it is ready.
+    Ready {
+        of: Target,
+        within: Duration,
+    },
+    /// How the member's process ended last, in systemd's words, and has been started again since.
+    Ended {
+        of: Target,
+        how: String,
+        within: Duration,
+    },
+    /// No process of the member is left.
+    NothingRuns {
+        on: Target,
+    },
+    /// The clients have seen no error since the first event.
+    NoErrors,
     /// Commits are acknowledged by the primary alone.
     Alone {
         within: Duration,

@@ -9,7 +9,10 @@ use mainstay_core::reason::Reason;
 use super::play::{LOOK_INTERVAL, PAUSE, Player};
 use super::{Expectation, Target};
 use crate::journal::{self, Rung};
+use crate::pgbench::Pgbench;
 use crate::process::Kind;
+use crate::supervisor::Seen;
+use crate::tally::Outcome;
 use crate::{check, clock, control, interrupt, sql};
 
 /// How long a late recovery is waited for, so that a failure tells how late.
@@ -38,6 +41,15 @@ impl Player<'_> {
             E::Fenced => self.fenced(),
             E::LocalSilent => self.local_silent(),
             E::SamePostgres { on } => self.same_postgres(on),
+            E::Ready { of, within } => self.ready(of, *within),
+            E::Ended { of, how, within } => self.ended(of, how, *within),
+            E::NothingRuns { on } => {
+                let name = self.one(on)?;
+                let left = self.cluster.member(&name)?.processes();
+                ensure!(left.is_empty(), "{} processes of {name} are left: {left:?}", left.len());
+                Ok(())
+            }
+            E::NoErrors => self.no_errors(),
             E::Alone { within } => {
                 let what = "commits are acknowledged by the primary alone";
                 self.wait(*within, what, |player| {
@@ -237,6 +249,58 @@ impl Player<'_> {
             before.is_some() && before == now,
             "PostgreSQL on {name} was process {before:?} and is {now:?}"
         );
+        Ok(())
+    }
+
+    fn seen(&self, name: &str) -> Result<Seen> {
+        let supervisor = self.cluster.member(name)?.supervisor.as_ref();
+        Ok(supervisor
+            .with_context(|| format!("{name} is not supervised; write `cluster N supervised`"))?
+            .seen())
+    }
+
+    fn ready(&mut self, of: &Target, within: Duration) -> Result<()> {
+        let name = self.one(of)?;
+        self.seen(&name)?;
+        let is_ready = |player: &Self| {
+            let ready_at = player.seen(&name).ok().and_then(|seen| seen.ready_at);
+            ready_at.filter(|at| *at > player.mark)
+        };
+        self.wait(within, &format!("the service of {name} is ready"), |player| is_ready(player).is_some())?;
+        if let Some(at) = is_ready(self) {
+            self.figures.push(format!("{name} ready after {:.2} s", at.since(self.mark).as_secs_f64()));
+        }
+        Ok(())
+    }
+
+    fn ended(&mut self, of: &Target, how: &str, within: Duration) -> Result<()> {
+        let name = self.one(of)?;
+        self.seen(&name)?;
+        self.wait(
+            within,
+            &format!("the service of {name} has ended by {how:?} and is up again"),
+            |player| {
+                player.seen(&name).is_ok_and(|seen| {
+                    seen.ends.last().is_some_and(|end| end == how)
+                        && seen.ready_at.is_some_and(|at| at > player.mark)
+                })
+            },
+        )?;
+        self.figures
+            .push(format!("{name} up again after {:.1} s", clock::now().since(self.mark).as_secs_f64()));
+        Ok(())
+    }
+
+    fn no_errors(&mut self) -> Result<()> {
+        let since = self.before.as_ref().context("nothing has happened yet")?.at;
+        let history = self.client.history();
+        let after = history.attempts.iter().filter(|attempt| attempt.ended > since);
+        let wrong: Vec<_> = after.filter(|attempt| attempt.outcome != Outcome::Acknowledged).collect();
+        let first = wrong.first().and_then(|attempt| attempt.error.clone()).unwrap_or_default();
+        ensure!(wrong.is_empty(), "{} writes failed; the first: {first}", wrong.len());
+        let errors = self.pgbench.as_ref().map_or(0, Pgbench::errors);
+        ensure!(errors == 0, "pgbench's clients met {errors} errors");
+        self.figures.push("no client saw an error".to_owned());
         Ok(())
     }
 

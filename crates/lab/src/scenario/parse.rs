@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Action, Expectation, Scenario, Step, Target};
+use super::{Action, Expectation, Scenario, ServiceVerb, Step, Target};
 use crate::disk;
 use crate::fault::{Fault, WORDS};
 use crate::files::Plan;
@@ -119,13 +119,17 @@ fn head(scenario: &mut Scenario, words: &[&str]) -> Result<bool, String> {
                 |word: &str| number(word)?.try_into().map_err(|_| format!("{word} members are too many"));
             let mut plan = Plan::new(count(members)?);
             let mut rest = rest;
+            if let ["supervised", more @ ..] = rest {
+                plan.supervised = true;
+                rest = more;
+            }
             while let [key, value, more @ ..] = rest {
                 match *key {
                     "witnesses" => plan.witnesses = count(value)?,
                     "disks" => plan.disk_mib = Some(mebibytes(value)?),
                     "lease" => plan.lease = Some((*value).to_owned()),
                     _ => {
-                        let known = "`witnesses N`, `disks 400MiB`, `lease 2s`";
+                        let known = "`supervised`, `witnesses N`, `disks 400MiB`, `lease 2s`";
                         return Err(format!("`{key}` is unknown here; after the members come {known}"));
                     }
                 }
@@ -161,6 +165,12 @@ fn action(words: &[&str]) -> Result<Action, String> {
         ["heal", word] => Action::Heal { fault: Some(fault(word)?) },
         ["start", targets @ ..] => Action::Start { targets: all_targets(targets)? },
         ["switchover", "to", to] => Action::Switchover { to: target(to)? },
+        ["service", "stop", targets @ ..] if !targets.is_empty() => {
+            Action::Service { verb: ServiceVerb::Stop, targets: all_targets(targets)? }
+        }
+        ["service", "upgrade", targets @ ..] if !targets.is_empty() => {
+            Action::Service { verb: ServiceVerb::Upgrade, targets: all_targets(targets)? }
+        }
         ["sql", on, statement] => {
             Action::Sql { on: target(on)?, statement: (*statement).to_owned(), may_fail: false }
         }
@@ -170,7 +180,8 @@ fn action(words: &[&str]) -> Result<Action, String> {
         ["wait", time @ ..] => Action::Wait { duration: duration(time)? },
         ["expect", rest @ ..] => Action::Expect(expectation(rest)?),
         _ => {
-            let known = "load, client, arrange, fault, heal, start, switchover, sql, attempt, wait, expect";
+            let known =
+                "load, client, arrange, fault, heal, start, switchover, service, sql, attempt, wait, expect";
             return Err(format!(
                 "`{}` is not understood; a line begins with one of: {known}",
                 words.join(" ")
@@ -199,6 +210,14 @@ fn expectation(words: &[&str]) -> Result<Expectation, String> {
         ["fenced"] => E::Fenced,
         ["local", "client", "silent"] => E::LocalSilent,
         ["postgres", "of", on, "same"] => E::SamePostgres { on: target(on)? },
+        ["service", "of", of, "ready", "within", time @ ..] => {
+            E::Ready { of: target(of)?, within: duration(time)? }
+        }
+        ["service", "of", of, "ended", how, "within", time @ ..] => {
+            E::Ended { of: target(of)?, how: (*how).to_owned(), within: duration(time)? }
+        }
+        ["nothing", "of", on, "runs"] => E::NothingRuns { on: target(on)? },
+        ["no", "errors"] => E::NoErrors,
         ["alone", "within", time @ ..] => E::Alone { within: duration(time)? },
         ["at-risk", "shown"] => E::AtRisk,
         ["explain", "of", on, text, "within", time @ ..] => {
@@ -223,8 +242,8 @@ fn expectation(words: &[&str]) -> Result<Expectation, String> {
         }
         ["lost", "0", "duplicated", "0"] => E::NothingLost,
         _ => {
-            let known = "write-gap, total-gap, primary, epoch, epochs, streaming, writes, no writes, fenced, local client, \
-                         postgres, alone, at-risk, explain, log, rung, sql, lost";
+            let known = "write-gap, total-gap, primary, epoch, epochs, streaming, writes, no writes, no errors, fenced, \
+                         local client, postgres, service, nothing, alone, at-risk, explain, log, rung, sql, lost";
             return Err(format!("`expect {}` is not understood; there are: {known}", words.join(" ")));
         }
     })

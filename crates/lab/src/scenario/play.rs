@@ -14,7 +14,7 @@ use crate::fencing::Watch;
 use crate::files::Site;
 use crate::pgbench::Pgbench;
 use crate::process::Kind;
-use crate::{clock, failure, fault, heal, interrupt, journal, sql};
+use crate::{clock, failure, fault, heal, interrupt, journal, service, sql};
 
 /// Before the first event the client must have been writing for so long without a pause.
 const BASELINE: Duration = Duration::from_secs(1);
@@ -153,6 +153,12 @@ impl<'a> Player<'a> {
                 let to = self.one(to)?;
                 self.mark = clock::now();
                 self.cluster.switch_over(&to)
+            }
+            Action::Service { verb, targets } => {
+                self.begin_event()?;
+                let targets = self.all(targets)?;
+                self.mark = clock::now();
+                targets.iter().try_for_each(|name| service::perform(self.cluster, *verb, name))
             }
             Action::Sql { on, statement, may_fail } => {
                 let site = self.cluster.member(&self.one(on)?)?.site.clone();

@@ -44,6 +44,23 @@ fn a_story_is_read() {
 }
 
 #[test]
+fn services_are_understood() {
+    let text = "# Why.\ncluster 3 supervised witnesses 1\nservice upgrade standby\n\
+                expect service of standby ended watchdog within 5 s\nexpect lost 0, duplicated 0\n";
+    let scenario = parse("x", "x.scenario", text).unwrap();
+    assert!(scenario.plan.supervised && scenario.plan.witnesses == 1);
+    let targets = vec![Target::Standby(1)];
+    assert_eq!(scenario.steps[0].action, Action::Service { verb: ServiceVerb::Upgrade, targets });
+    let ended = Expectation::Ended {
+        of: Target::Standby(1),
+        how: "watchdog".to_owned(),
+        within: Duration::from_secs(5),
+    };
+    assert_eq!(scenario.steps[1].action, Action::Expect(ended));
+    assert!(refused("cluster 3 supervised\nservice pause old").contains("is not understood"));
+}
+
+#[test]
 fn errors_name_file_and_line() {
     let error = refused("cluster 3\nfault kil-machine primary");
     assert!(
