@@ -1,9 +1,15 @@
 //! The command line: verb first, every verb with an example.
 
+mod members;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use mainstay_core::MemberId;
+
+pub(crate) use members::{
+    InitOptions, JoinOptions, LeaveOptions, MemberOptions, MemberVerb, UninstallOptions,
+};
 
 /// Keeps a PostgreSQL-backed application up on three machines, or on two and a witness.
 #[derive(Debug, Parser)]
@@ -18,6 +24,25 @@ pub(crate) enum Verb {
     /// Run a cluster of real members on this machine, on loopback only
     #[command(after_help = "Example: mainstay demo --members 3\n         mainstay demo kill m1")]
     Demo(DemoOptions),
+    /// Make the first member of a new cluster on this machine
+    #[command(
+        after_help = "Asks what is not given; with --yes, or without a terminal, the defaults stand.\nExample: mainstay init --cluster shop --address 10.0.0.1 --start"
+    )]
+    Init(InitOptions),
+    /// Make this machine a member of a cluster that is there
+    #[command(
+        after_help = "Example: mainstay join TOKEN@10.0.0.1 --start\n         mainstay join --witness TOKEN@10.0.0.1"
+    )]
+    Join(JoinOptions),
+    /// Show, invite, replace and remove members
+    #[command(after_help = "Example: mainstay member list\n         mainstay member invite --witness")]
+    Member(MemberOptions),
+    /// Take this machine's member out of the cluster; its data stays on its disk
+    #[command(after_help = "Example: mainstay leave --yes")]
+    Leave(LeaveOptions),
+    /// Take a stopped member off this machine: keys, state, configuration; data only when asked for
+    #[command(after_help = "Example: mainstay uninstall --yes")]
+    Uninstall(UninstallOptions),
     /// Make a new member's directory: once, before its first `run`
     #[command(
         after_help = "Example: mainstay create --config /etc/mainstay/mainstay.toml\n         mainstay create --adopt --yes"

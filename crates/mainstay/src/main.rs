@@ -10,6 +10,7 @@ mod configuration;
 mod demo;
 mod logging;
 mod output;
+mod setup;
 
 use std::process::ExitCode;
 
@@ -60,6 +61,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 
 async fn run_async(verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
+        Verb::Init(options) => commands::init::run(&options).await,
+        Verb::Join(options) => commands::join::run(&options).await,
+        Verb::Member(options) => commands::member::run(&options).await,
+        Verb::Leave(options) => commands::member::leave(&options).await,
+        Verb::Uninstall(options) => commands::uninstall::run(&options).await,
         Verb::Create(options) => commands::create::run(&options).await,
         Verb::Run(options) => commands::run::run(&options).await,
         Verb::Status(options) => commands::status::run(&options).await,

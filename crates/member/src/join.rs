@@ -31,6 +31,9 @@ const RECORD_PATIENCE: Duration = Duration::from_secs(5);
 /// The first names that are given: m2, m3, …
 const NAMES: std::ops::Range<u32> = 2..1_000;
 
+/// Invitations that `init` has made before there was a record, in the state directory.
+pub const FIRST_INVITATIONS: &str = "first-invitations.json";
+
 /// What a machine that wants to join sends, in JSON.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct JoinRequest {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use mainstay_core::action::Job;
 use mainstay_core::decide::{Decision, Memory, decide};
-use mainstay_core::record::{Applied, Command, Phase, Record};
+use mainstay_core::record::{Applied, Command, Invitation, Phase, Record};
 use mainstay_core::view::{Directory, Upstream, View};
 use mainstay_core::{Epoch, Incarnation, MemberId, Now};
 use mainstay_postgres::directory::{self, DirectoryState};
@@ -95,6 +95,7 @@ pub(crate) struct MainLoop {
     pub(crate) status: watch::Sender<Arc<Status>>,
     pub(crate) heartbeat: Heartbeat,
     pub(crate) explanations: Arc<Mutex<Explanations>>,
+    pub(crate) first_invitations: Vec<Invitation>,
     pub(crate) under_way: UnderWay,
 }
 
@@ -298,6 +299,7 @@ impl MainLoop {
             self.perform(action, &view);
         }
         self.create_cluster();
+        self.give_first_invitations();
         self.tell(&view, &decision);
         let foreign = matches!(self.facts.directory, Directory::Foreign { .. });
         let interval = if foreign { FOREIGN_INTERVAL } else { DIRECTORY_INTERVAL };

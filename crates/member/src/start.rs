@@ -40,7 +40,7 @@ use crate::work::Lane;
 use crate::{certificates, databases, health, inventory, log_rotation, notify, observe};
 pub use error::MemberError;
 pub(crate) use files::install_certificates;
-use files::{endpoint, write_passfile, write_pid};
+use files::{endpoint, first_invitations, write_passfile, write_pid};
 
 struct Paths {
     consensus: PathBuf,
@@ -220,6 +220,7 @@ impl Member {
             status,
             heartbeat,
             explanations,
+            first_invitations: first_invitations(&self.layout)?,
             under_way: UnderWay::default(),
         };
         self.say_ready(status_seen);

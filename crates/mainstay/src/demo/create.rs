@@ -2,16 +2,14 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use mainstay_net::KeyFingerprint;
 use mainstay_net::pki::{self, ClusterCa};
 
 use super::place::{MemberPlace, Place};
+use crate::setup::{random_text, write_secret};
 
 /// The ports of member `place` (1 is the first).
 struct Ports {
@@ -75,17 +73,6 @@ fn write_keys(ca: &ClusterCa, member: &MemberPlace) -> Result<KeyFingerprint> {
     Ok(KeyFingerprint::of_certificate_pem(&own.certificate_pem)?)
 }
 
-fn write_secret(path: &Path, secret: &str) -> Result<()> {
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    writeln!(file, "{secret}")?;
-    Ok(())
-}
-
 fn configuration(
     cluster: &str,
     own: &MemberPlace,
@@ -119,13 +106,4 @@ fn configuration(
         );
     }
     text
-}
-
-/// Letters and digits from the kernel's random numbers.
-fn random_text(length: usize) -> Result<String> {
-    const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
-    let mut bytes = vec![0; length];
-    let mut source = fs::File::open("/dev/urandom").context("cannot read random numbers")?;
-    std::io::Read::read_exact(&mut source, &mut bytes)?;
-    Ok(bytes.iter().map(|byte| char::from(LETTERS[usize::from(byte % 32)])).collect())
 }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_consensus::{Reconcile, Status, reconcile};
-use mainstay_core::record::Record;
+use mainstay_core::record::{Command, Record};
 use tracing::{debug, info, warn};
 
 use super::{Event, MainLoop};
 use crate::machinery::blocking;
-use crate::roster;
+use crate::{clock, join, roster};
 
 /// How long a change of the log's members may take.
 const MEMBERSHIP_PATIENCE: Duration = Duration::from_secs(5);
@@ -50,6 +50,31 @@ impl MainLoop {
                 Err(error) => warn!(%error, "the members are not written down"),
             }
         });
+    }
+
+    /// What `init` has promised before there was a record; each stands in it once.
+    pub(super) fn give_first_invitations(&mut self) {
+        let record = &self.facts.record;
+        if self.first_invitations.is_empty() || record.format < 2 || !self.facts.leads {
+            return;
+        }
+        let given = &record.membership.invitations;
+        self.first_invitations.retain(|first| !given.iter().any(|given| given.id == first.id));
+        match self.first_invitations.first().cloned() {
+            Some(invitation) => {
+                let at_unix_ms = clock::unix_ms();
+                let under_way = |command: &Command| matches!(command, Command::Invite { .. });
+                if !self.under_way.proposals.iter().any(under_way) {
+                    self.propose(Command::Invite { invitation, at_unix_ms });
+                }
+            }
+            None => {
+                let path = self.machinery.layout.state_dir().join(join::FIRST_INVITATIONS);
+                if let Err(error) = std::fs::remove_file(&path) {
+                    warn!(%error, "{} is not removed", path.display());
+                }
+            }
+        }
     }
 
     /// As leader: the next step of the log's own members towards those of the record. Asked again after each answer.

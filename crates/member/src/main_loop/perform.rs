@@ -48,7 +48,7 @@ impl MainLoop {
         self.upkeep_lane.want(job);
     }
 
-    fn propose(&mut self, command: Command) {
+    pub(super) fn propose(&mut self, command: Command) {
         if self.under_way.proposals.contains(&command) {
             return;
         }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use mainstay_core::record::Invitation;
 use mainstay_net::{Allowlist, Endpoint, Identity};
 use mainstay_postgres::layout::Layout;
 
@@ -68,4 +69,15 @@ pub(super) fn endpoint(configuration: &Configuration, roster: &Roster) -> Result
     let allowlist = Allowlist::new(roster::keys(roster));
     Endpoint::new(configuration.me.clone(), &configuration.cluster, identity, allowlist)
         .map_err(|error| bad(crate::machinery::failed(error).0))
+}
+
+/// What `init` has left to be written into the record.
+pub(super) fn first_invitations(layout: &Layout) -> Result<Vec<Invitation>, MemberError> {
+    let path = layout.state_dir().join(crate::join::FIRST_INVITATIONS);
+    let text = match std::fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        read => read.map_err(|source| MemberError::Read { path: path.clone(), source })?,
+    };
+    let damaged = |source: serde_json::Error| MemberError::Read { path, source: source.into() };
+    serde_json::from_slice(&text).map_err(damaged)
 }
