@@ -90,9 +90,9 @@ impl Server {
     /// Answers machines that want to join, too. Without it they are strangers like all others.
     ///
     /// Fails if the CA of `joins` has not issued the certificate of this member.
-    pub fn answer_joins(mut self, joins: Joins) -> Result<Server, TlsError> {
+    pub fn answer_joins(&mut self, joins: Joins) -> Result<(), TlsError> {
         self.joins = Some(join::Service::new(joins, self.endpoint.identity())?);
-        Ok(self)
+        Ok(())
     }
 
     /// Accepts connections for ever, and gives each member's to `handler` in a task of its own.

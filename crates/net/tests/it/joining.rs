@@ -37,7 +37,9 @@ where
 }
 
 fn listen_with(cluster: &Cluster, joins: Joins) -> Listener {
-    Listener::run(cluster.endpoint("m1").listen(any_port()).unwrap().answer_joins(joins).unwrap())
+    let mut server = cluster.endpoint("m1").listen(any_port()).unwrap();
+    server.answer_joins(joins).unwrap();
+    Listener::run(server)
 }
 
 async fn welcome(_: SocketAddr, request: Vec<u8>) -> Result<Vec<u8>, String> {
@@ -138,7 +140,7 @@ async fn other_certificates_of_the_ca_cannot_pass_for_a_member() {
 #[tokio::test]
 async fn a_member_whose_certificate_is_from_another_ca_answers_no_joins() {
     let (cluster, other) = (Cluster::new(), Cluster::new());
-    let server = cluster.endpoint("m1").listen(any_port()).unwrap();
+    let mut server = cluster.endpoint("m1").listen(any_port()).unwrap();
     let error = server.answer_joins(Joins::new(other.ca.certificate_pem(), welcome)).unwrap_err();
     assert!(error.to_string().contains("do not belong together"), "{error}");
 }
