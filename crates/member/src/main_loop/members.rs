@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_consensus::{Reconcile, Status, reconcile};
+use mainstay_core::MemberId;
 use mainstay_core::record::{Command, Record};
 use tracing::{debug, info, warn};
 
@@ -29,7 +30,7 @@ impl MainLoop {
         let names = |roster: &roster::Roster| roster.keys().cloned().collect::<Vec<_>>();
         let (before, after) = (names(&self.facts.roster), names(&newest));
         if before != after {
-            let words: Vec<&str> = after.iter().map(mainstay_core::MemberId::as_str).collect();
+            let words: Vec<&str> = after.iter().map(MemberId::as_str).collect();
             info!("the members of the cluster are {}", words.join(", "));
         }
         self.facts.roster = Arc::new(newest);
@@ -75,6 +76,12 @@ impl MainLoop {
                 }
             }
         }
+    }
+
+    pub(super) fn votes_in_the_log(&self, member: &MemberId) -> bool {
+        let status = &self.store.watch().borrow().status.clone();
+        let raft_id = self.facts.record.members.get(member).map(|row| row.raft_id);
+        raft_id.is_some_and(|id| status.voters.contains(&id) || status.voters_outgoing.contains(&id))
     }
 
     /// As leader: the next step of the log's own members towards those of the record. Asked again after each answer.

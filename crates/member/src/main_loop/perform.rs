@@ -22,6 +22,8 @@ const REQUESTS_KEPT: Duration = Duration::from_secs(60);
 impl MainLoop {
     pub(super) fn perform(&mut self, action: &Action, view: &View) {
         match action {
+            // The log's own members follow the record's: one that they still count must not vanish from it.
+            Action::Propose(Command::Remove { member }) if self.votes_in_the_log(member) => {}
             Action::Propose(command) => self.propose(command.clone()),
             Action::RequestGrant { epoch, incarnation } => self.request_grant(*epoch, *incarnation, view.now),
             Action::ReadRecord => self.read_record(),
