@@ -3,10 +3,13 @@
 mod members;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use mainstay_core::MemberId;
 
+use crate::commands::verify::known_check;
+use crate::configuration::length_of_time;
 pub(crate) use members::{
     InitOptions, JoinOptions, LeaveOptions, MemberOptions, MemberVerb, UninstallOptions,
 };
@@ -71,6 +74,16 @@ pub(crate) enum Verb {
     #[command(after_help = "Example: mainstay certificates show\n         mainstay certificates renew")]
     #[command(subcommand)]
     Certificates(CertificatesVerb),
+    /// Check the whole cluster from outside: writes, reads, TLS, sync set, ports, disks and more
+    #[command(
+        after_help = "Exit code 1 if a check fails.\nExample: mainstay verify --only ports,tls-clients"
+    )]
+    Verify(VerifyOptions),
+    /// Cause a fault on purpose, and measure how long writes are away and whether anything is lost
+    #[command(
+        after_help = "Exit code 1 if the goal is missed, a row is lost, or the cluster does not become whole.\nExample: mainstay drill kill --goal 5s"
+    )]
+    Drill(DrillOptions),
     /// Open psql on the primary
     #[command(after_help = "Example: mainstay psql -- -c 'SELECT now()'")]
     Psql(PsqlOptions),
@@ -94,6 +107,9 @@ pub(crate) enum Verb {
         after_help = "Example: mainstay guard --directory /var/lib/mainstay/guard --data-directory /var/lib/mainstay/data"
     )]
     Guard(GuardOptions),
+    /// Lets go on what a drill has frozen; started by the drill
+    #[command(hide = true)]
+    Thaw(ThawOptions),
 }
 
 #[derive(Debug, Args)]
@@ -208,6 +224,84 @@ pub(crate) enum CertificatesVerb {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct VerifyOptions {
+    #[command(flatten)]
+    pub(crate) config: ConfigOptions,
+    /// Run these checks only
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = known_check)]
+    pub(crate) only: Vec<String>,
+    /// List the checks
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What a drill does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DrillFault {
+    /// kill -9 of PostgreSQL, or of the whole member
+    Kill,
+    /// SIGSTOP to PostgreSQL's postmaster
+    Freeze,
+    /// A planned change of the primary
+    Switchover,
+}
+
+impl DrillFault {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            DrillFault::Kill => "kill",
+            DrillFault::Freeze => "freeze",
+            DrillFault::Switchover => "switchover",
+        }
+    }
+}
+
+/// What of a member is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DrillScope {
+    /// PostgreSQL alone
+    Postgresql,
+    /// PostgreSQL, its guard and the member, as if the machine had lost power
+    Member,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DrillOptions {
+    /// What to do
+    pub(crate) fault: DrillFault,
+    #[command(flatten)]
+    pub(crate) config: ConfigOptions,
+    /// Whom to hit, by default the primary; with `switchover`: who takes over
+    #[arg(long, value_name = "MEMBER")]
+    pub(crate) member: Option<MemberId>,
+    /// What `kill` kills
+    #[arg(long, value_enum, default_value = "postgresql")]
+    pub(crate) scope: DrillScope,
+    /// How long writes may be away; by default the lease and a second
+    #[arg(long, value_name = "TIME", value_parser = length_of_time)]
+    pub(crate) goal: Option<Duration>,
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ThawOptions {
+    #[arg(long)]
+    pub(crate) pid: i32,
+    #[arg(long)]
+    pub(crate) started: u64,
+    #[arg(long)]
+    pub(crate) after_ms: u64,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct PsqlOptions {
     #[command(flatten)]
     pub(crate) config: ConfigOptions,
@@ -303,6 +397,23 @@ pub(crate) enum DemoVerb {
         /// The member to become the primary; without it the best standby
         #[arg(long, value_name = "MEMBER")]
         to: Option<MemberId>,
+    },
+    /// Check the whole cluster from outside
+    Verify {
+        /// Run these checks only
+        #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = known_check)]
+        only: Vec<String>,
+    },
+    /// Cause a fault on purpose, and measure it
+    Drill {
+        /// What to do
+        fault: DrillFault,
+        /// Whom to hit, by default the primary; with `switchover`: who takes over
+        #[arg(long, value_name = "MEMBER")]
+        member: Option<MemberId>,
+        /// How long writes may be away; by default the lease and a second
+        #[arg(long, value_name = "TIME", value_parser = length_of_time)]
+        goal: Option<Duration>,
     },
     /// Show the last decisions of every member
     Explain {

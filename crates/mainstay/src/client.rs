@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use hyper::body::{Body, Buf, Bytes};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -98,12 +98,23 @@ fn refused(body: &[u8]) -> anyhow::Error {
 
 /// What any member says over read-only HTTP.
 pub(crate) async fn public_status(address: SocketAddr) -> Result<Status> {
+    public(address, "/v1/status", PATIENCE).await
+}
+
+/// What any member answers to `path` over read-only HTTP, within `patience`.
+pub(crate) async fn public<T: DeserializeOwned>(
+    address: SocketAddr,
+    path: &str,
+    patience: Duration,
+) -> Result<T> {
     let exchange = async {
         let stream = TcpStream::connect(address).await?;
-        exchange(stream, Request::get("/v1/status").header("host", address.to_string()).body(String::new())?)
-            .await
+        exchange(stream, Request::get(path).header("host", address.to_string()).body(String::new())?).await
     };
-    let (_, body) = tokio::time::timeout(PATIENCE, exchange).await.context("no answer in time")??;
+    let (status, body) = tokio::time::timeout(patience, exchange).await.context("no answer in time")??;
+    if !status.is_success() {
+        bail!("{address} answers {path} with {status}");
+    }
     Ok(serde_json::from_slice(&body)?)
 }
 

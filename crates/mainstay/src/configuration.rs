@@ -7,6 +7,7 @@ mod raw;
 mod suggest;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use mainstay_member::Configuration;
 
@@ -36,6 +37,22 @@ pub(crate) fn load(file: &Path) -> Result<Configuration, ConfigurationError> {
     let text = std::fs::read_to_string(file)
         .map_err(|source| error(None, format!("cannot be read: {source}; name the file with --config")))?;
     parse(file, &text)
+}
+
+/// A length of time with its unit, as the file and the command line have it: `500ms`, `3s`, `2m`, `1h`.
+pub(crate) fn length_of_time(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: Option<u64> = text[..digits].parse().ok();
+    let unit_ms = match &text[digits..] {
+        "ms" => Some(1),
+        "s" => Some(1_000),
+        "m" | "min" => Some(60_000),
+        "h" => Some(3_600_000),
+        _ => None,
+    };
+    let ms = number.zip(unit_ms).and_then(|(number, unit)| number.checked_mul(unit));
+    ms.map(Duration::from_millis)
+        .ok_or_else(|| format!("{text:?} is not a length of time; write for example \"3s\" or \"500ms\""))
 }
 
 fn parse(file: &Path, text: &str) -> Result<Configuration, ConfigurationError> {

@@ -11,18 +11,21 @@ mod processes;
 mod run;
 mod steps;
 mod verbs;
-mod writer;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::cli::{DemoOptions, DemoVerb};
+use crate::cli::{DemoOptions, DemoVerb, DrillScope};
+use crate::commands::drill::Plan;
 use place::Place;
 
 /// Where a demo lives unless `--dir` says otherwise: PostgreSQL's user must be able to reach it.
 const DEFAULT_DIRECTORY: &str = "/var/tmp/mainstay-demo";
+
+/// Where the demo's client writes its rows.
+const WRITER_TABLE: &str = "demo_rows";
 
 pub(crate) async fn run(options: DemoOptions) -> Result<ExitCode> {
     let directory = options.dir.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_DIRECTORY));
@@ -48,6 +51,11 @@ async fn carry_out(verb: DemoVerb, place: &Place, json: bool) -> Result<ExitCode
         DemoVerb::Freeze { member } => verbs::freeze(place, place.member(&member)?),
         DemoVerb::Thaw { member } => verbs::thaw(place, place.member(&member)?),
         DemoVerb::Switchover { to } => verbs::switchover(place, to, json).await,
+        DemoVerb::Verify { only } => verbs::verify(place, &only, json).await,
+        DemoVerb::Drill { fault, member, goal } => {
+            let scope = DrillScope::Postgresql;
+            verbs::drill(place, Plan { fault, scope, member, goal, json }).await
+        }
         DemoVerb::Explain { last } => verbs::explain(place, last, json).await,
     }
 }

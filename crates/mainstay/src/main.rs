@@ -11,6 +11,8 @@ mod demo;
 mod logging;
 mod output;
 mod setup;
+mod target;
+mod writer;
 
 use std::process::ExitCode;
 
@@ -48,6 +50,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Decide(options) => commands::decide::run(&options),
         Verb::Completions(options) => commands::completions::run(&options),
         Verb::Man(options) => commands::man::run(&options),
+        Verb::Thaw(options) => Ok(commands::drill::thaw(&options)),
         verb => {
             let runtime =
                 tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -72,10 +75,12 @@ async fn run_async(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Explain(options) => commands::explain::run(&options).await,
         Verb::Switchover(options) => commands::switchover::run(&options).await,
         Verb::Certificates(options) => commands::certificates::run(&options).await,
+        Verb::Drill(options) => commands::drill::run(&options).await,
+        Verb::Verify(options) => commands::verify::run(&options).await,
         Verb::Psql(options) => commands::psql::run(&options).await,
         Verb::Demo(options) => demo::run(options).await,
         Verb::AfterStop(options) => commands::after_stop::run(&options).await,
-        Verb::Guard(_) | Verb::Decide(_) | Verb::Completions(_) | Verb::Man(_) => {
+        Verb::Guard(_) | Verb::Decide(_) | Verb::Thaw(_) | Verb::Completions(_) | Verb::Man(_) => {
             unreachable!("handled before the runtime was made")
         }
     }

@@ -33,6 +33,7 @@ use crate::machinery::Machinery;
 use crate::metrics::Openings;
 use crate::observe::Sql;
 use crate::propose::Proposer;
+use crate::reach::Reacher;
 use crate::status::Status;
 
 pub(crate) use caller::Callers;
@@ -52,6 +53,7 @@ pub(crate) struct Seen {
     pub(crate) inventory: watch::Receiver<Inventory>,
     pub(crate) openings: Arc<Mutex<Openings>>,
     pub(crate) heartbeat: Heartbeat,
+    pub(crate) reacher: Arc<Reacher>,
     /// How long a lease is.
     pub(crate) lease_length: Duration,
 }
@@ -72,6 +74,7 @@ fn public_routes() -> Routes<Seen> {
         .get("/metrics", read::metrics)
         .get("/status", read::public_status)
         .get("/v1/status", read::public_status)
+        .get("/v1/reach", read::reach)
 }
 
 /// On the control socket, for those whom [`Callers`] lets in.

@@ -14,6 +14,7 @@ use mainstay_core::{Epoch, Incarnation, MemberId, Now};
 
 use crate::clock;
 use crate::guard_link::GuardState;
+use crate::health::Disk;
 use crate::lease::LeaseState;
 use crate::observe::Sql;
 use crate::roster::Roster;
@@ -41,6 +42,7 @@ pub(crate) struct Facts {
     pub(crate) guard: GuardState,
     pub(crate) sql: Sql,
     pub(crate) health: Health,
+    pub(crate) disk: Disk,
     pub(crate) lease: LeaseState,
     /// When the lease was asked for, by the number of the request.
     pub(crate) requests: BTreeMap<u64, Now>,
@@ -69,6 +71,7 @@ impl Facts {
             guard: GuardState::default(),
             sql: Sql::default(),
             health: Health::default(),
+            disk: Disk::default(),
             lease: LeaseState::default(),
             requests: BTreeMap::new(),
             peers: BTreeMap::new(),

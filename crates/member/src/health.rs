@@ -23,8 +23,34 @@ const UNKNOWN_DEVICE: Duration = Duration::from_secs(10);
 /// Two segments of WAL.
 const LEAST_FREE_BYTES: u64 = 2 * 16 * 1024 * 1024;
 
+/// What is seen: what is decided on, and what people look at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Signs {
+    pub(crate) health: Health,
+    pub(crate) disk: Disk,
+}
+
+/// The fullest of the file systems that PostgreSQL writes to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Disk {
+    pub(crate) free_bytes: Option<u64>,
+    pub(crate) total_bytes: Option<u64>,
+}
+
+impl Disk {
+    fn of(readings: &[Reading]) -> Disk {
+        let fullest = readings.iter().filter(|reading| reading.free_bytes.is_some());
+        let fullest = fullest.min_by_key(|reading| reading.free_bytes);
+        Disk {
+            // In whole MiB: every change wakes the main loop.
+            free_bytes: fullest.and_then(|reading| reading.free_bytes).map(|bytes| bytes >> 20 << 20),
+            total_bytes: fullest.and_then(|reading| reading.total_bytes),
+        }
+    }
+}
+
 /// Publishes what is seen, for ever.
-pub(crate) async fn run(machinery: Arc<Machinery>, publish: watch::Sender<Health>) {
+pub(crate) async fn run(machinery: Arc<Machinery>, publish: watch::Sender<Signs>) {
     let (answers, mut answered) = mpsc::unbounded_channel::<Now>();
     let mut waiting: Vec<Now> = Vec::new();
     let mut writes = Vec::new();
@@ -61,8 +87,10 @@ pub(crate) async fn run(machinery: Arc<Machinery>, publish: watch::Sender<Health
             _ => {}
         }
         before = postmaster;
-        let health = assess(&waiting, postmaster, &writes, now);
-        publish.send_if_modified(|published| std::mem::replace(published, health.clone()) != health);
+        let readings: Vec<Reading> = writes.iter().map(|probe| probe.read(now)).collect();
+        let health = assess(&waiting, postmaster, &readings, now);
+        let signs = Signs { health, disk: Disk::of(&readings) };
+        publish.send_if_modified(|published| std::mem::replace(published, signs.clone()) != signs);
         tokio::time::sleep(PROBE_INTERVAL / 2).await;
     }
 }
@@ -80,8 +108,7 @@ async fn start_writing(machinery: &Machinery) -> Vec<WriteProbe> {
     })
 }
 
-fn assess(waiting: &[Now], postmaster: Option<i32>, writes: &[WriteProbe], now: Now) -> Health {
-    let readings: Vec<Reading> = writes.iter().map(|probe| probe.read(now)).collect();
+fn assess(waiting: &[Now], postmaster: Option<i32>, readings: &[Reading], now: Now) -> Health {
     let slow = readings
         .iter()
         .filter_map(|reading| reading.waiting(now).map(|waited| (reading, waited)))

@@ -32,6 +32,7 @@ pub mod notify;
 mod observe;
 mod promise;
 mod propose;
+pub mod reach;
 mod record_machine;
 mod report;
 pub mod roster;

@@ -22,6 +22,7 @@ use crate::explain::Explanations;
 use crate::facts::{Facts, incarnation_of};
 use crate::gossip;
 use crate::guard_link::GuardState;
+use crate::health::Signs;
 use crate::heartbeat::Heartbeat;
 use crate::lease::{LeaseState, LeaseThread};
 use crate::machinery::{Machinery, blocking};
@@ -72,7 +73,7 @@ pub(crate) struct Watched {
     pub(crate) record: watch::Receiver<Arc<Snapshot<RecordMachine>>>,
     pub(crate) guard: watch::Receiver<GuardState>,
     pub(crate) sql: watch::Receiver<Sql>,
-    pub(crate) health: watch::Receiver<mainstay_core::view::Health>,
+    pub(crate) health: watch::Receiver<Signs>,
     pub(crate) lease: watch::Receiver<LeaseState>,
 }
 
@@ -232,7 +233,8 @@ impl MainLoop {
         self.facts.take_guard(watched.guard.borrow_and_update().clone());
         let sql = watched.sql.borrow_and_update().clone();
         self.facts.take_sql(sql);
-        self.facts.health = watched.health.borrow_and_update().clone();
+        let signs = watched.health.borrow_and_update().clone();
+        (self.facts.health, self.facts.disk) = (signs.health, signs.disk);
         self.facts.lease = watched.lease.borrow_and_update().clone();
         let snapshot = watched.record.borrow_and_update().clone();
         self.facts.leads = snapshot.status.role == mainstay_consensus::Role::Leader;

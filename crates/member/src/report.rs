@@ -69,8 +69,16 @@ pub(crate) fn card(
         lease_remaining_ms: view
             .lease
             .filter(|_| view.holds_lease())
-            .map(|lease| u64::try_from(view.now.until(lease.deadline).as_millis()).unwrap_or(u64::MAX)),
+            .map(|lease| milliseconds(view.now.until(lease.deadline))),
+        version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+        free_bytes: facts.disk.free_bytes,
+        total_bytes: facts.disk.total_bytes,
+        write_waits_ms: facts.health.write_waits_since.map(|since| milliseconds(view.now.since(since))),
     }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The first table says what a member is; of a primary that lets nobody in, the last one says why.
@@ -145,6 +153,7 @@ pub(crate) fn status(
     Status {
         cluster: configuration.cluster.clone(),
         member: view.me.clone(),
+        now_unix_ms: 0,
         epoch: record.epoch,
         phase: match record.phase {
             Phase::Unfounded => "unfounded",
@@ -164,6 +173,10 @@ pub(crate) fn status(
             remaining_ms: primary_card.and_then(|card| card.lease_remaining_ms),
         }),
         at_risk_bytes: at_risk(facts, view, own_state, inserted),
+        acknowledgements: tenure.map_or(0, |tenure| tenure.sync.k),
+        synchronous_standby_names: tenure
+            .map(|tenure| crate::machinery::Machinery::names(&tenure.names))
+            .unwrap_or_default(),
         leads: facts.leads,
         cancelled_switchover: record
             .cancelled
@@ -236,6 +249,10 @@ fn member(
         postgres: heard.and_then(|(_, _, card)| card.postgres.clone()),
         reason: known.map(|(_, _, card)| card.reason.clone()),
         heard_ms: heard.and_then(|(ago, _, _)| ago),
+        version: known.and_then(|(_, _, card)| card.version.clone()),
+        free_bytes: known.and_then(|(_, _, card)| card.free_bytes),
+        total_bytes: known.and_then(|(_, _, card)| card.total_bytes),
+        write_waits_ms: known.and_then(|(_, _, card)| card.write_waits_ms),
     }
 }
 

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex};
 
 use mainstay_consensus::Identity as RaftIdentity;
 use mainstay_core::record::{Command, Kind};
-use mainstay_core::view::Health;
 use mainstay_guard::SpawnGuard;
 use mainstay_net::{Endpoint, Server};
 use mainstay_postgres::layout::Layout;
@@ -179,7 +178,7 @@ impl Member {
         network::start(&links, self.with_desk(server)?, outgoing, self.receivers(&events));
         let (wanted, wanted_seen) = watch::channel(observe::Wanted::default());
         let (sql, sql_seen) = watch::channel(observe::Sql::default());
-        let (signs, signs_seen) = watch::channel(Health::default());
+        let (signs, signs_seen) = watch::channel(health::Signs::default());
         if self.tools.is_some() {
             tokio::spawn(guard_link::keep(self.guard_place(), Arc::clone(&guard), poked, self.lease.clone()));
             self.look_after_postgresql(&machinery, wanted_seen, sql, signs);
@@ -234,7 +233,7 @@ impl Member {
         machinery: &Arc<Machinery>,
         wanted: watch::Receiver<observe::Wanted>,
         sql: watch::Sender<observe::Sql>,
-        signs: watch::Sender<Health>,
+        signs: watch::Sender<health::Signs>,
     ) {
         tokio::spawn(log_rotation::run(self.layout.log_file()));
         tokio::spawn(observe::run(Arc::clone(machinery), wanted, sql));
@@ -293,6 +292,7 @@ impl Member {
             inventory: inventory::start(self.configuration.clone()),
             openings: Arc::default(),
             heartbeat: heartbeat.clone(),
+            reacher: Arc::default(),
             lease_length: self.configuration.lease,
         }
     }

@@ -14,6 +14,9 @@ pub struct Status {
     pub cluster: String,
     /// The member that answers.
     pub member: MemberId,
+    /// When it answered, by its machine's clock, in milliseconds since 1970: for people only.
+    #[serde(default)]
+    pub now_unix_ms: u64,
     pub epoch: Epoch,
     /// `unfounded`, `granted`, `open` or `ended`.
     pub phase: String,
@@ -25,6 +28,12 @@ pub struct Status {
     pub lease: Option<LeaseStatus>,
     /// What would be lost if the primary's machine died now, in bytes of WAL; 0 with synchronous standbys.
     pub at_risk_bytes: u64,
+    /// How many of the standbys with `sync` must flush a commit before it is acknowledged; 0 if the primary alone does.
+    #[serde(default)]
+    pub acknowledgements: u32,
+    /// What PostgreSQL on the primary is to say in this parameter, as the record has it.
+    #[serde(default)]
+    pub synchronous_standby_names: String,
     /// Whether the member that answers leads the replicated log.
     #[serde(default)]
     pub leads: bool,
@@ -106,6 +115,17 @@ pub struct MemberStatus {
     pub reason: Option<String>,
     /// How long ago it was heard, in milliseconds; 0 for the member that answers.
     pub heard_ms: Option<u64>,
+    /// The version of Mainstay that it runs.
+    #[serde(default)]
+    pub version: Option<String>,
+    /// What PostgreSQL may still write, in bytes, on the fullest of its file systems, and the size of that one.
+    #[serde(default)]
+    pub free_bytes: Option<u64>,
+    #[serde(default)]
+    pub total_bytes: Option<u64>,
+    /// For how long its disk has not finished a small write, in milliseconds; `null` if none waits.
+    #[serde(default)]
+    pub write_waits_ms: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,6 +161,14 @@ pub(crate) struct Card {
     pub(crate) reason: String,
     pub(crate) warnings: Vec<String>,
     pub(crate) lease_remaining_ms: Option<u64>,
+    #[serde(default)]
+    pub(crate) version: Option<String>,
+    #[serde(default)]
+    pub(crate) free_bytes: Option<u64>,
+    #[serde(default)]
+    pub(crate) total_bytes: Option<u64>,
+    #[serde(default)]
+    pub(crate) write_waits_ms: Option<u64>,
 }
 
 /// One message of gossip.

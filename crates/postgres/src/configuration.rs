@@ -71,6 +71,11 @@ pub fn check_parameters(parameters: &BTreeMap<String, String>) -> Result<(), Con
     parameters::check(parameters).map(|_| ())
 }
 
+/// The parameters that are the same on every member of this version, with their values.
+pub fn fixed_parameters(version: Version) -> impl Iterator<Item = (&'static str, &'static str)> {
+    parameters::fixed(version)
+}
+
 /// Renders `postgresql.conf`. The same settings always give the same text.
 pub fn render(
     layout: &Layout,

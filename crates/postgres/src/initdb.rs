@@ -95,6 +95,8 @@ fn statements(options: &InitdbOptions) -> Result<String, InitdbError> {
     check_text("the replication password", &options.replication_password)?;
     let mut lines = vec![create_role(REPLICATION_ROLE, "REPLICATION", &options.replication_password)];
     lines.extend(grants());
+    // So that the sync set and the slots can be verified from any member.
+    lines.push(format!("GRANT pg_read_all_stats TO {REPLICATION_ROLE}"));
     if let Some(application) = &options.application {
         check_text("the application's role", &application.role)?;
         check_text("the application's password", &application.password)?;

@@ -17,6 +17,7 @@ pub mod adopt;
 pub mod application;
 pub mod auto_conf;
 pub mod children;
+pub mod client_tls;
 pub mod clone;
 pub mod configuration;
 pub mod control;

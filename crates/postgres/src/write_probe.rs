@@ -42,6 +42,8 @@ pub struct Reading {
     pub errno: Option<i32>,
     /// What PostgreSQL's user may still write, in bytes.
     pub free_bytes: Option<u64>,
+    /// The size of the file system, in bytes.
+    pub total_bytes: Option<u64>,
     /// When the block device was last seen to have completed any read or write; `None` if it cannot be known (no such
     /// device: overlay, network, btrfs).
     pub device_completed_at: Option<Now>,
@@ -73,6 +75,7 @@ struct Shared {
     took_ns: AtomicU64,
     errno: AtomicI32,
     free_bytes: AtomicU64,
+    total_bytes: AtomicU64,
     /// The device's number, as `stat` gives it.
     device: AtomicU64,
 }
@@ -105,6 +108,7 @@ impl WriteProbe {
             took_ns: AtomicU64::new(UNKNOWN),
             errno: AtomicI32::new(NO_ERROR),
             free_bytes: AtomicU64::new(UNKNOWN),
+            total_bytes: AtomicU64::new(UNKNOWN),
             device: AtomicU64::new(UNKNOWN),
         });
         let writer = Arc::clone(&shared);
@@ -129,6 +133,7 @@ impl WriteProbe {
             took: known(&self.shared.took_ns).map(Duration::from_nanos),
             errno,
             free_bytes: known(&self.shared.free_bytes),
+            total_bytes: known(&self.shared.total_bytes),
             device_completed_at: known(&self.shared.device)
                 .and_then(|device| self.device_progress(device, now)),
         }
@@ -187,6 +192,7 @@ impl Shared {
         self.device.store(metadata.dev(), Ordering::Release);
         let space = statvfs(directory)?;
         self.free_bytes.store(space.blocks_available() * space.fragment_size(), Ordering::Release);
+        self.total_bytes.store(space.blocks() * space.fragment_size(), Ordering::Release);
         // A directory whose mount has vanished is there, but empty: nothing must be written into it.
         let is_postgresqls =
             ["PG_VERSION", "archive_status"].iter().any(|name| directory.join(name).exists());
@@ -234,6 +240,7 @@ mod tests {
             took: None,
             errno: None,
             free_bytes: None,
+            total_bytes: None,
             device_completed_at: None,
         }
     }

@@ -107,22 +107,7 @@ fn lease(value: Option<&Spanned<String>>) -> Checked<Duration> {
 
 /// A length of time with its unit: `"500ms"`, `"3s"`, `"2m"`, `"1h"`.
 fn duration(value: &Spanned<String>) -> Checked<Duration> {
-    let text = value.get_ref();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: Option<u64> = text[..digits].parse().ok();
-    let unit_ms = match &text[digits..] {
-        "ms" => Some(1),
-        "s" => Some(1_000),
-        "m" | "min" => Some(60_000),
-        "h" => Some(3_600_000),
-        _ => None,
-    };
-    match number.zip(unit_ms).and_then(|(number, unit)| number.checked_mul(unit)) {
-        Some(ms) => Ok(Duration::from_millis(ms)),
-        None => {
-            Err(at(value, format!("{text:?} is not a length of time; write for example \"3s\" or \"500ms\"")))
-        }
-    }
+    super::length_of_time(value.get_ref()).map_err(|message| at(value, message))
 }
 
 fn on_crash(value: Option<&Spanned<String>>) -> Checked<OnCrash> {

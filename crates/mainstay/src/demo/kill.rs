@@ -12,8 +12,9 @@ use nix::sys::signal::Signal;
 
 use super::place::{MemberPlace, Place};
 use super::processes;
-use super::writer::Writer;
 use crate::output::println;
+use crate::target::Target;
+use crate::writer::Writer;
 
 const WRITE_INTERVAL: Duration = Duration::from_millis(20);
 const BASELINE: Duration = Duration::from_secs(1);
@@ -28,8 +29,9 @@ pub(super) async fn run(place: &Place, member: &MemberPlace) -> Result<ExitCode>
     }
     let status = place.status().await?;
     let was_primary = status.primary.as_ref() == Some(&member.name);
-    let urls: Vec<String> = status.endpoints.members.values().cloned().collect();
-    let writer = Writer::start(urls, WRITE_INTERVAL).await?;
+    let targets: Result<Vec<Target>> =
+        status.endpoints.members.values().map(|url| Target::of_url(url)).collect();
+    let writer = Writer::start(targets?, super::WRITER_TABLE, WRITE_INTERVAL).await?;
     tokio::time::sleep(BASELINE).await;
     let killed_at = mainstay_member::now();
     processes::signal(&processes::all(member), Signal::SIGKILL)?;

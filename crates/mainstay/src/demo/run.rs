@@ -12,11 +12,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::kill::grouped;
 use super::place::Place;
 use super::steps::Steps;
-use super::writer::{Checked, Writer};
 use super::{check, create, processes, verbs};
 use crate::cli::DemoOptions;
 use crate::commands::status::{bytes_words, render};
 use crate::output::println;
+use crate::target::Target;
+use crate::writer::{Checked, Writer};
 
 /// Cloning a new, empty cluster takes a second or two.
 const READY_PATIENCE: Duration = Duration::from_secs(90);
@@ -161,8 +162,11 @@ fn last_lines(place: &Place) -> String {
 
 /// Shows the cluster and a writer until interrupted.
 async fn show(place: &Place, status: &Status, title: &str) -> Result<()> {
-    let urls: Vec<String> = status.endpoints.members.values().cloned().collect();
-    let writer = Writer::start(urls, WRITE_INTERVAL).await.context("the writer did not start")?;
+    let targets: Result<Vec<Target>> =
+        status.endpoints.members.values().map(|url| Target::of_url(url)).collect();
+    let writer = Writer::start(targets?, super::WRITER_TABLE, WRITE_INTERVAL)
+        .await
+        .context("the writer did not start")?;
     let terminal = std::io::stdout().is_terminal();
     let mut checked = Checked::default();
     let mut checked_at = Instant::now();

@@ -10,9 +10,11 @@ use nix::sys::signal::Signal;
 
 use super::place::{MemberPlace, Place};
 use super::processes;
+use crate::cli::DrillFault;
+use crate::commands::drill::{self as drill_command, Plan};
 use crate::commands::{
     explain as explain_command, psql as psql_command, status as status_command,
-    switchover as switchover_command,
+    switchover as switchover_command, verify as verify_command,
 };
 use crate::output::println;
 
@@ -158,6 +160,24 @@ pub(super) async fn switchover(place: &Place, to: Option<MemberId>, json: bool) 
     let answer = switchover_command::ask(&control, to).await?;
     let status = switchover_command::wait(&answer, async || place.status().await).await?;
     switchover_command::report(&answer, &status, asked.elapsed(), json)
+}
+
+/// As on the machine of the first member that runs.
+pub(super) async fn verify(place: &Place, only: &[String], json: bool) -> Result<ExitCode> {
+    let running = place.members.iter().find(|member| processes::member_pid(member).is_some());
+    let member = running.or(place.members.first()).context("the demo has no members")?;
+    let report = verify_command::examine(member.configuration()?, only).await?;
+    verify_command::show(&report, json)
+}
+
+/// As on the machine of the one that is hit.
+pub(super) async fn drill(place: &Place, plan: Plan) -> Result<ExitCode> {
+    let status = place.status().await?;
+    let hit = match (&plan.member, plan.fault) {
+        (Some(member), DrillFault::Kill | DrillFault::Freeze) => member.clone(),
+        _ => status.primary.context("there is no primary; see why with `status`")?,
+    };
+    drill_command::carry_out(&place.member(&hit)?.configuration()?, &plan, true).await
 }
 
 pub(super) async fn explain(place: &Place, last: usize, json: bool) -> Result<ExitCode> {

@@ -7,6 +7,7 @@ mod demo;
 mod health;
 mod monitoring;
 mod reference;
+mod verify;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

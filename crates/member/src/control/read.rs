@@ -14,6 +14,7 @@ use super::{Control, Seen, health};
 use crate::clock;
 use crate::explain::Explanation;
 use crate::metrics::{CONTENT_TYPE, Scrape};
+use crate::reach::Reach;
 use crate::status::Status;
 
 pub(super) async fn metrics(State(seen): State<Seen>) -> Response {
@@ -54,11 +55,20 @@ pub(super) async fn own_metrics(State(control): State<Control>) -> Response {
 pub(super) async fn public_status(State(seen): State<Seen>) -> Json<Status> {
     let mut status = Status::clone(&seen.status.borrow());
     status.endpoints = status.endpoints.without_passwords();
+    status.now_unix_ms = crate::clock::unix_ms();
     Json(status)
 }
 
+/// Which ports of the other members this machine reaches.
+pub(super) async fn reach(State(seen): State<Seen>) -> Json<Vec<Reach>> {
+    let status = seen.status.borrow().clone();
+    Json(seen.reacher.look(&status).await)
+}
+
 pub(super) async fn full_status(State(control): State<Control>) -> Json<Status> {
-    Json(Status::clone(&control.seen.status.borrow()))
+    let mut status = Status::clone(&control.seen.status.borrow());
+    status.now_unix_ms = crate::clock::unix_ms();
+    Json(status)
 }
 
 #[derive(Deserialize)]

@@ -200,6 +200,7 @@ async fn serve(status: Status, lease: Option<Lease>) -> Server {
         inventory,
         openings,
         heartbeat: beats,
+        reacher: Arc::default(),
         lease_length: LEASE,
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

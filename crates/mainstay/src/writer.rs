@@ -7,28 +7,32 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use mainstay_core::Now;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
-const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
+use crate::target::Target;
+
+const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
+/// How long somebody who takes writes is looked for before and after the measurement.
+const WRITABLE_PATIENCE: Duration = Duration::from_secs(15);
 const STATEMENT_PATIENCE: Duration = Duration::from_secs(2);
 /// The pause between attempts to connect.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
 /// What became of the rows so far.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Tally {
-    pub(super) attempted: u64,
+pub(crate) struct Tally {
+    pub(crate) attempted: u64,
     /// The rows that were acknowledged, by number, and when.
-    pub(super) acknowledged: BTreeMap<u64, Now>,
+    pub(crate) acknowledged: BTreeMap<u64, Now>,
     /// Refused: certainly not there.
-    pub(super) failed: u64,
+    pub(crate) failed: u64,
     /// No answer: may be there.
-    pub(super) unknown: u64,
+    pub(crate) unknown: u64,
 }
 
 impl Tally {
     /// The longest time without an acknowledgement since `since`, up to the newest one.
-    pub(super) fn longest_gap(&self, since: Now) -> Option<(Now, Now)> {
+    pub(crate) fn longest_gap(&self, since: Now) -> Option<(Now, Now)> {
         let mut times: Vec<Now> = self.acknowledged.values().copied().collect();
         times.sort_unstable();
         let pairs = times.windows(2).map(|pair| (pair[0], pair[1])).filter(|(_, end)| *end >= since);
@@ -38,16 +42,17 @@ impl Tally {
 
 /// How the acknowledged rows compare with what is in the table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Checked {
-    pub(super) rows: u64,
-    pub(super) lost: u64,
-    pub(super) twice: u64,
+pub(crate) struct Checked {
+    pub(crate) rows: u64,
+    pub(crate) lost: u64,
+    pub(crate) twice: u64,
 }
 
 /// A writer at work; it stops when dropped.
-pub(super) struct Writer {
+pub(crate) struct Writer {
     id: i64,
-    urls: Vec<String>,
+    targets: Vec<Target>,
+    table: &'static str,
     tally: Arc<Mutex<Tally>>,
     task: JoinHandle<()>,
 }
@@ -59,30 +64,44 @@ impl Drop for Writer {
 }
 
 impl Writer {
-    /// Starts to write a row every `interval`, to whichever of `urls` takes writes.
-    pub(super) async fn start(urls: Vec<String>, interval: Duration) -> Result<Writer> {
-        let client = connect(&urls).await.context("nobody takes writes")?;
+    /// Starts to write a row every `interval` into `table`, which it makes, to whichever of `targets` takes writes.
+    pub(crate) async fn start(
+        targets: Vec<Target>,
+        table: &'static str,
+        interval: Duration,
+    ) -> Result<Writer> {
+        let client = find(&targets).await?;
         client
-            .batch_execute(
-                "CREATE TABLE IF NOT EXISTS demo_rows (writer bigint, id bigint, at timestamptz DEFAULT clock_timestamp())",
-            )
+            .batch_execute(&format!(
+                "CREATE TABLE IF NOT EXISTS {table} (writer bigint, id bigint, at timestamptz DEFAULT clock_timestamp())",
+            ))
             .await?;
         let id = i64::try_from(mainstay_member::now().0).unwrap_or(i64::MAX);
         let tally = Arc::new(Mutex::new(Tally::default()));
-        let task = tokio::spawn(write(id, urls.clone(), interval, Arc::clone(&tally), client));
-        Ok(Writer { id, urls, tally, task })
+        let task = tokio::spawn(write(id, targets.clone(), table, interval, Arc::clone(&tally), client));
+        Ok(Writer { id, targets, table, tally, task })
     }
 
-    pub(super) fn tally(&self) -> Tally {
+    /// Stops, and removes the table.
+    pub(crate) async fn remove(self) -> Result<()> {
+        self.task.abort();
+        let client = find(&self.targets).await?;
+        Ok(client.batch_execute(&format!("DROP TABLE IF EXISTS {}", self.table)).await?)
+    }
+
+    pub(crate) fn tally(&self) -> Tally {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Compares every row acknowledged so far with the table.
-    pub(super) async fn check(&self) -> Result<Checked> {
+    pub(crate) async fn check(&self) -> Result<Checked> {
         let acknowledged = self.tally().acknowledged;
-        let client = connect(&self.urls).await.context("nobody takes writes")?;
+        let client = find(&self.targets).await?;
         let rows = client
-            .query("SELECT id, count(*) FROM demo_rows WHERE writer = $1 GROUP BY id", &[&self.id])
+            .query(
+                &format!("SELECT id, count(*) FROM {} WHERE writer = $1 GROUP BY id", self.table),
+                &[&self.id],
+            )
             .await?;
         let mut found: BTreeMap<u64, i64> = BTreeMap::new();
         for row in rows {
@@ -94,7 +113,15 @@ impl Writer {
     }
 }
 
-async fn write(writer: i64, urls: Vec<String>, interval: Duration, tally: Arc<Mutex<Tally>>, client: Client) {
+async fn write(
+    writer: i64,
+    targets: Vec<Target>,
+    table: &'static str,
+    interval: Duration,
+    tally: Arc<Mutex<Tally>>,
+    client: Client,
+) {
+    let sql = format!("INSERT INTO {table} (writer, id) VALUES ($1, $2)");
     let mut client = Some(client);
     let mut tick = tokio::time::interval(interval);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -102,16 +129,13 @@ async fn write(writer: i64, urls: Vec<String>, interval: Duration, tally: Arc<Mu
     loop {
         tick.tick().await;
         let Some(connected) = &client else {
-            client = connect(&urls).await;
-            if client.is_none() {
-                tokio::time::sleep(RETRY_PAUSE).await;
-            }
+            client = Some(connect(&targets).await);
             continue;
         };
         id += 1;
         let number = i64::try_from(id).unwrap_or(i64::MAX);
         let row: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&writer, &number];
-        let insert = connected.execute("INSERT INTO demo_rows (writer, id) VALUES ($1, $2)", &row);
+        let insert = connected.execute(&sql, &row);
         let result = tokio::time::timeout(STATEMENT_PATIENCE, insert).await;
         let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
         tally.attempted = id;
@@ -131,26 +155,36 @@ async fn write(writer: i64, urls: Vec<String>, interval: Duration, tally: Arc<Mu
     }
 }
 
-/// A connection to the first of `urls` that takes writes; all are tried at once.
-async fn connect(urls: &[String]) -> Option<Client> {
-    let mut attempts = JoinSet::new();
-    for url in urls {
-        let url = url.clone();
-        attempts.spawn(
-            async move { tokio::time::timeout(CONNECT_PATIENCE, writable(&url)).await.ok().flatten() },
-        );
-    }
-    while let Some(attempt) = attempts.join_next().await {
-        if let Ok(Some(client)) = attempt {
-            return Some(client);
-        }
-    }
-    None
+async fn find(targets: &[Target]) -> Result<Client> {
+    tokio::time::timeout(WRITABLE_PATIENCE, connect(targets)).await.context("nobody takes writes")
 }
 
-async fn writable(url: &str) -> Option<Client> {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await.ok()?;
-    tokio::spawn(connection);
+/// A connection to the first of `targets` that takes writes. Each is tried again and again on its own: one that does not
+/// answer keeps no other waiting.
+async fn connect(targets: &[Target]) -> Client {
+    let mut attempts = JoinSet::new();
+    for target in targets {
+        let target = target.clone();
+        attempts.spawn(async move {
+            loop {
+                match tokio::time::timeout(CONNECT_PATIENCE, writable(&target)).await {
+                    Ok(Some(client)) => return client,
+                    _ => tokio::time::sleep(RETRY_PAUSE).await,
+                }
+            }
+        });
+    }
+    loop {
+        match attempts.join_next().await {
+            Some(Ok(client)) => return client,
+            // A task ends without a client only when the program does.
+            _ => tokio::time::sleep(RETRY_PAUSE).await,
+        }
+    }
+}
+
+async fn writable(target: &Target) -> Option<Client> {
+    let client = target.connect("mainstay writer", CONNECT_PATIENCE).await.ok()?;
     let row = client.query_one("SELECT pg_is_in_recovery()", &[]).await.ok()?;
     let in_recovery: bool = row.get(0);
     (!in_recovery).then_some(client)
