@@ -39,6 +39,7 @@ pub enum Kill {
     NotOpenedInTime,
     Hung,
     DirectoryGone,
+    FailoverAsked,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

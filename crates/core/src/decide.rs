@@ -1,6 +1,6 @@
 //! Facts in, decision out: every tick re-decides from the whole view.
 //!
-//! Five ordered tables of small rules. In each the first rule that speaks wins, so a rule may rely on all those
+//! Six ordered tables of small rules. In each the first rule that speaks wins, so a rule may rely on all those
 //! above it having stayed silent.
 
 mod ended;
@@ -12,6 +12,7 @@ mod health;
 mod hold;
 mod members;
 mod memory;
+mod operate;
 mod upkeep;
 
 use std::time::Duration;
@@ -70,6 +71,7 @@ const SERVER: &[Rule] = &[
     hold::grant_unused,
     hold::promote,
     hold::server_died,
+    operate::step_down,
     health::hung,
     hold::switch_over,
     hold::primary,
@@ -77,6 +79,7 @@ const SERVER: &[Rule] = &[
     ended::seal,
     ended::report,
     ended::wait_for_reports,
+    operate::held_back,
     ended::not_proven,
     ended::back_off_after_crashes,
     ended::request_grant,
@@ -85,6 +88,8 @@ const SERVER: &[Rule] = &[
     follow::read_record,
     follow::go_on,
     follow::keep_changing,
+    operate::reinit,
+    operate::leave_stopped,
     follow::keep_following,
     follow::clone_absent,
     follow::seal,
@@ -100,6 +105,15 @@ const LEASE: &[Rule] = &[expire::lease_run_out];
 const MEMBERS: &[Rule] =
     &[members::raise_format, members::settle_voters, members::remove_left, members::change_voters];
 
+/// What operators have asked for.
+const OPERATION: &[Rule] = &[
+    operate::resume,
+    operate::end_maintenance,
+    operate::forget_reinit,
+    operate::scheduled_switchover,
+    operate::hand_over,
+];
+
 /// Who may not stream from an open primary. A table of its own: a stranger that connects again and again holds up
 /// neither the gate nor the sync set.
 const STRANGERS: &[Rule] = &[upkeep::end_strangers];
@@ -112,7 +126,7 @@ const UPKEEP: &[Rule] =
 pub fn decide(view: &View, memory: &mut Memory) -> Decision {
     memory.observe(view);
     let mut decision = Decision::default();
-    for table in [SERVER, LEASE, MEMBERS, STRANGERS, UPKEEP] {
+    for table in [SERVER, LEASE, MEMBERS, OPERATION, STRANGERS, UPKEEP] {
         if let Some(verdict) = table.iter().find_map(|rule| rule(view, memory)) {
             decision.reasons.push(verdict.reason);
             decision.actions.extend(verdict.actions);

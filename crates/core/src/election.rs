@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::lineage::{self, Beyond, Standing};
 use crate::mutant::{Mutant, mutated};
-use crate::record::{EndCause, OnCrash, Phase, Record, Report, Tenure};
+use crate::record::{EndCause, HeldBack, Kind, OnCrash, Phase, Record, Report, Tenure};
 use crate::sync::{SyncSet, Voter, wanted_acknowledgements};
 use crate::vocabulary::{Incarnation, Lsn, MemberId};
 
@@ -35,6 +35,31 @@ pub enum Unproven {
     TooFewReports { reported: usize, needed: usize, missing: Vec<MemberId> },
     /// Another reported more.
     Behind { position: Lsn, furthest: Lsn },
+}
+
+impl Unproven {
+    /// Whether an operator may decide to go on without this proof. What cannot be promoted without two histories of one
+    /// timeline, or beside what the cluster accepted, never is.
+    pub fn may_be_overridden(&self) -> bool {
+        matches!(self, Unproven::OnlyHolder { .. } | Unproven::TooFewReports { .. } | Unproven::Behind { .. })
+    }
+}
+
+/// What is missing in what a member holds, as far as anybody can know.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Missing {
+    /// Bytes of WAL that somebody is known to hold, or to have held, beyond it.
+    pub bytes: u64,
+    /// Who may hold acknowledged commits and has not said what.
+    pub unheard: Vec<MemberId>,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes of WAL are known to be missing", self.bytes)?;
+        let names: Vec<&str> = self.unheard.iter().map(MemberId::as_str).collect();
+        if names.is_empty() { Ok(()) } else { write!(f, "; what {} held is not known", names.join(" and ")) }
+    }
 }
 
 impl fmt::Display for Unproven {
@@ -78,6 +103,11 @@ pub fn may_be_promoted(record: &Record, member: &MemberId, incarnation: Incarnat
     if base.holder == *member && (base.incarnation == incarnation || mutated(Mutant::IncarnationIgnored)) {
         return Ok(());
     }
+    let voter = Voter { member: member.clone(), incarnation };
+    let forced = record.operation.forced.as_ref();
+    if forced.is_some_and(|forced| forced.is_for(record.epoch, &voter, report.extent.end)) {
+        return Ok(());
+    }
     behind_nobody(record, base, standing.position)
 }
 
@@ -110,6 +140,7 @@ pub fn voters_under(record: &Record, holder: &MemberId) -> SyncSet {
     let may_vote = |member: &MemberId, report: &Report| {
         member != holder
             && record.members.get(member).is_some_and(|row| !row.leaving)
+            && !record.is_set_aside(&Voter { member: member.clone(), incarnation: report.incarnation })
             && report.epoch == record.epoch
             && (lineage::compare(&own.extent.history, &report.extent).may_follow()
                 && report.extent.end <= own.extent.end
@@ -120,7 +151,7 @@ pub fn voters_under(record: &Record, holder: &MemberId) -> SyncSet {
         .iter()
         .filter(|(member, report)| may_vote(member, report))
         .map(|(member, report)| Voter { member: member.clone(), incarnation: report.incarnation });
-    SyncSet::new(voters, wanted_acknowledgements(record.staying_data_members()))
+    SyncSet::new(voters, wanted_acknowledgements(record.counted_data_members()))
 }
 
 /// Everyone who may be promoted now, the best first.
@@ -129,7 +160,7 @@ pub fn voters_under(record: &Record, holder: &MemberId) -> SyncSet {
 /// the most WAL, the least left to replay, the priority, and the name.
 pub fn ranking(record: &Record) -> Vec<MemberId> {
     let holder = record.newest_tenure().map(|tenure| &tenure.holder);
-    let named = record.switchover.as_ref().and_then(|switchover| switchover.to.as_ref());
+    let named = record.named();
     let (wanted, blamed) = match &record.phase {
         Phase::Ended { cause: EndCause::Switchover { to: Some(to) } } => (named.or(Some(to)), holder),
         // One that keeps crashing is not the first choice for ever.
@@ -146,6 +177,7 @@ pub fn ranking(record: &Record) -> Vec<MemberId> {
         .reports
         .iter()
         .filter(|(member, report)| may_be_promoted(record, member, report.incarnation).is_ok())
+        .filter(|(member, _)| held_back(record, member).is_none())
         .collect();
     candidates.sort_by_key(|(member, report)| {
         let position = standing(record, report).position;
@@ -164,6 +196,63 @@ pub fn ranking(record: &Record) -> Vec<MemberId> {
         )
     });
     candidates.into_iter().map(|(member, _)| member.clone()).collect()
+}
+
+/// Why `member` is not promoted, proven or not, unless an operator names it.
+pub fn held_back(record: &Record, member: &MemberId) -> Option<HeldBack> {
+    let priority = |row: &crate::record::Member| row.priority;
+    let last = record.base.as_ref().is_some_and(|base| base.holder == *member);
+    let others = record.staying().filter(|(_, row)| row.kind == Kind::Data).any(|(_, row)| row.priority > 0);
+    let never = record.members.get(member).map(priority) == Some(0) && others && !last;
+    let by_priority = (never && !is_named(record, member)).then_some(HeldBack::Priority);
+    held_back_by_command(record, member).or(by_priority)
+}
+
+/// What of it the record itself holds to.
+pub(crate) fn held_back_by_command(record: &Record, member: &MemberId) -> Option<HeldBack> {
+    if is_named(record, member) {
+        return None;
+    }
+    if record.in_maintenance(member) {
+        return Some(HeldBack::Maintenance);
+    }
+    let stopped = matches!(record.last_end, Some(EndCause::Switchover { .. }));
+    let asked_for = stopped || record.switchover.is_some() || record.failover().is_some();
+    (record.paused().is_some() && !asked_for).then_some(HeldBack::Paused)
+}
+
+/// Whether an operator has named it as the next primary, or had the last one stopped for it.
+fn is_named(record: &Record, member: &MemberId) -> bool {
+    let stopped_for = match &record.last_end {
+        Some(EndCause::Switchover { to }) => to.as_ref(),
+        _ => None,
+    };
+    record.named().or(stopped_for) == Some(member)
+}
+
+/// Who is proven and is not promoted, with the reason.
+pub fn proven_but_held_back(record: &Record) -> Option<(MemberId, HeldBack)> {
+    let proven = |(member, report): (&MemberId, &Report)| {
+        may_be_promoted(record, member, report.incarnation).is_ok().then(|| member.clone())
+    };
+    record.reports.iter().filter_map(proven).find_map(|member| {
+        let why = held_back(record, &member)?;
+        Some((member, why))
+    })
+}
+
+/// What is missing at a member that has reported this. `heard` is the furthest position that anyone was ever heard to hold.
+pub fn missing(record: &Record, report: &Report, heard: Lsn) -> Missing {
+    let position = standing(record, report).position;
+    let reported = record.reports.values().map(|report| standing(record, report).position);
+    let furthest = reported.chain([heard]).max().unwrap_or(heard);
+    let Some(base) = &record.base else { return Missing::default() };
+    let voters = base.sync.voters.iter().cloned().chain([base.voter()]);
+    let silent = voters.filter(|voter| voter_report(record, voter).is_none());
+    let mut unheard: Vec<MemberId> = silent.map(|voter| voter.member).collect();
+    unheard.sort();
+    unheard.dedup();
+    Missing { bytes: furthest.bytes_ahead_of(position), unheard }
 }
 
 fn is_fit(record: &Record, member: &MemberId) -> bool {

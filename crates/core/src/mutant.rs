@@ -43,6 +43,8 @@ pub enum Mutant {
     OldWordsCount,
     ChangedUnsettled,
     SettledUnasked,
+    ForcedInAnyEpoch,
+    ForcedWithAnyDirectory,
 }
 
 #[cfg(not(feature = "mutants"))]

@@ -5,8 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::action::{Job, Kill};
-use crate::election::Unproven;
-use crate::record::EndCause;
+use crate::election::{Missing, Unproven};
+use crate::record::{EndCause, HeldBack};
 use crate::sync::SyncSet;
 use crate::vocabulary::{Epoch, Lsn, MemberId, Timeline};
 
@@ -61,12 +61,23 @@ pub enum Reason {
     ChangingVoters { from: Vec<MemberId>, to: Vec<MemberId> },
     SettlingVoters { outgoing: Vec<MemberId> },
     RemovingMember { member: MemberId },
+    HeldBack { epoch: Epoch, member: MemberId, why: HeldBack },
+    Forced { epoch: Epoch, missing: Missing },
+    HungWhilePaused { what: String },
+    LeftStopped { paused: bool },
+    PauseOver { member: Option<MemberId> },
+    CopiedAnew { member: MemberId },
+    SwitchoverDue { to: Option<MemberId> },
+    Withdrawn { why: String },
+    HandingOver,
+    NobodyToHandOverTo,
 }
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let described = self.describe_waiting(f).or_else(|| self.describe_epoch(f));
-        described.or_else(|| self.describe_members(f)).unwrap_or_else(|| self.describe_rest(f))
+        let described = described.or_else(|| self.describe_members(f));
+        described.or_else(|| self.describe_operation(f)).unwrap_or_else(|| self.describe_rest(f))
     }
 }
 
@@ -194,6 +205,53 @@ impl Reason {
         })
     }
 
+    fn describe_operation(&self, f: &mut fmt::Formatter<'_>) -> Option<fmt::Result> {
+        Some(match self {
+            Reason::HeldBack { epoch, member, why } => {
+                write!(f, "epoch {epoch} has ended; {member} could take over, but {why}")
+            }
+            Reason::Forced { epoch, missing } => {
+                write!(
+                    f,
+                    "epoch {epoch} has ended; an operator has this member promoted without proof: {missing}"
+                )
+            }
+            Reason::HungWhilePaused { what } => {
+                write!(f, "{what}; the cluster is paused, so nothing is done about it: mainstay resume")
+            }
+            Reason::LeftStopped { paused: true } => {
+                write!(
+                    f,
+                    "PostgreSQL is stopped and left so: the cluster is paused; go on with: mainstay resume"
+                )
+            }
+            Reason::LeftStopped { paused: false } => write!(
+                f,
+                "PostgreSQL is stopped and left so: this member is in maintenance; end that with: mainstay maintenance --off"
+            ),
+            Reason::PauseOver { member: None } => {
+                write!(f, "the time of the pause is over: the cluster goes on")
+            }
+            Reason::PauseOver { member: Some(member) } => {
+                write!(f, "the time of the maintenance of {member} is over")
+            }
+            Reason::CopiedAnew { member } => {
+                write!(f, "{member} has another data directory than was given up")
+            }
+            Reason::SwitchoverDue { to: Some(to) } => write!(f, "the switchover to {to} is due"),
+            Reason::SwitchoverDue { to: None } => write!(f, "the scheduled switchover is due"),
+            Reason::Withdrawn { why } => write!(f, "what an operator asked for is not done: {why}"),
+            Reason::HandingOver => write!(f, "in maintenance: another member takes over first"),
+            Reason::NobodyToHandOverTo => {
+                write!(
+                    f,
+                    "in maintenance, but no voter streams that could take over: this member goes on as primary"
+                )
+            }
+            _ => return None,
+        })
+    }
+
     fn describe_rest(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Reason::ForeignDirectory { why } => write!(f, "the data directory is left alone: {why}"),
@@ -232,7 +290,7 @@ impl Reason {
             Reason::EndingStranger { application_name } => {
                 write!(f, "ending a walsender that speaks for nobody: {application_name}")
             }
-            // The other variants are described by the two functions above.
+            // The other variants are described by the functions above.
             _ => write!(f, "{self:?}"),
         }
     }
@@ -247,6 +305,7 @@ impl fmt::Display for Kill {
             Kill::NotOpenedInTime => "it was not open before its grant was void",
             Kill::Hung => "it does not answer",
             Kill::DirectoryGone => "its data directory is gone",
+            Kill::FailoverAsked => "an operator asked for a failover",
         })
     }
 }

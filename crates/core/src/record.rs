@@ -6,6 +6,7 @@
 mod apply;
 mod command;
 mod membership;
+mod operation;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,7 +16,9 @@ use serde::{Deserialize, Serialize};
 
 pub use command::{Applied, Command, EndCause, Refusal};
 pub use membership::{Invitation, Joining, Membership};
+pub use operation::{Failover, Forced, HeldBack, Operate, Operation, Pause, Scheduled};
 
+use crate::election::Missing;
 use crate::lineage::{Extent, History};
 use crate::sync::{SyncSet, Voter};
 use crate::vocabulary::{Epoch, Incarnation, Lsn, MemberId, Timeline};
@@ -26,7 +29,7 @@ use crate::vocabulary::{Epoch, Incarnation, Lsn, MemberId, Timeline};
 /// format is proposed, so that members of two releases work together. What a format adds is left out while it is empty.
 /// A member that meets an entry of a newer format applies nothing any more.
 ///
-/// 2: members join, leave and change their vote.
+/// 2: members join, leave and change their vote; an operator pauses, sets members aside, schedules and forces.
 pub const FORMAT: u32 = 2;
 
 /// How many openings the ledger keeps. The lineage itself is never shortened.
@@ -62,6 +65,8 @@ pub struct Record {
     pub cancelled: Option<Cancelled>,
     #[serde(default, skip_serializing_if = "Membership::is_default")]
     pub membership: Membership,
+    #[serde(default, skip_serializing_if = "Operation::is_default")]
+    pub operation: Operation,
 }
 
 /// What every member must agree on.
@@ -113,7 +118,7 @@ pub struct Member {
     pub postgres: Option<SocketAddr>,
     /// The fingerprint of its public key: its identity between members.
     pub key: String,
-    /// Among equals the highest is promoted.
+    /// Among equals the highest is promoted; 0: only by name, where another has more.
     pub priority: u32,
     /// Its read-only HTTP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -189,6 +194,9 @@ pub struct LedgerRow {
     pub at_unix_ms: u64,
     /// How the epoch before ended.
     pub after: EndCause,
+    /// An operator had it promoted without proof: what was known to be missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forced: Option<Missing>,
 }
 
 /// A planned change of the primary, asked for by an operator.

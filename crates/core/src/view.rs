@@ -21,6 +21,9 @@ pub const PEER_FRESH: Duration = Duration::from_millis(1_000);
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct View {
     pub now: Now,
+    /// The wall clock, in milliseconds since 1970, for what an operator has set a time for. Nothing else is decided by it.
+    #[serde(default)]
+    pub unix_ms: u64,
     pub me: MemberId,
     /// The record as applied here.
     pub record: Arc<Record>,

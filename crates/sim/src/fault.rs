@@ -1,5 +1,6 @@
 //! What goes wrong, and how it is put right again.
 
+mod operator;
 mod people;
 mod plan;
 
@@ -12,6 +13,7 @@ use crate::network::Weather;
 use crate::queue::{MS, SECOND, Time};
 use crate::world::World;
 
+pub(crate) use operator::Operator;
 pub(crate) use plan::Plan;
 
 #[derive(Clone, Debug)]
@@ -115,6 +117,8 @@ pub(crate) enum Fault {
     RemoveData {
         machine: usize,
     },
+    /// An operator does something.
+    Operate,
     /// Everything is put right.
     Heal,
 }
@@ -125,7 +129,7 @@ impl World {
     }
 
     pub(crate) fn fault(&mut self, fault: Fault) {
-        if self.trace.is_on() && !matches!(fault, Fault::Next) {
+        if self.trace.is_on() && !matches!(fault, Fault::Next | Fault::Operate) {
             self.trace.line(self.now, "---", &format!("{fault:?}"));
         }
         match fault {
@@ -189,6 +193,7 @@ impl World {
             Fault::PauseReplay { machine } => self.pause_replay(machine),
             Fault::RemoveData { machine } => self.lose_data(machine, false),
             Fault::RestoreData { machine } => self.lose_data(machine, true),
+            Fault::Operate => self.operator_acts(),
             Fault::Heal => self.heal(),
         }
     }

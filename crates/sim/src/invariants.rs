@@ -2,6 +2,7 @@
 //! reports.
 
 mod consensus;
+mod forced;
 mod gate;
 mod lease;
 mod lineage;
@@ -81,6 +82,9 @@ pub(crate) struct Observer {
     pub(crate) proposals: VecDeque<Command>,
     pub(crate) switchovers: u64,
     pub(crate) data_removed: bool,
+    /// A loss that an operator accepts, and the epochs that were granted by one.
+    pub(crate) forced: Option<mainstay_core::record::Forced>,
+    pub(crate) forced_epochs: BTreeSet<Epoch>,
     pub(crate) outside_hand: bool,
     /// A person would have to decide how it goes on: nothing is promised about when.
     pub(crate) excused: bool,
@@ -139,7 +143,7 @@ impl World {
         self.note(machine, || format!("applied {index}: {command:?} -> {result:?}"));
         self.observer.index = index;
         let mut record = Record::clone(&self.observer.record);
-        let before = record.phase.clone();
+        let before = Arc::clone(&self.observer.record);
         // A mutated core gives the observer the same record as everyone.
         record.apply(command.clone());
         self.observer.record = Arc::new(record);
@@ -148,7 +152,8 @@ impl World {
         }
     }
 
-    fn observe_command(&mut self, command: &Command, before: &Phase) {
+    fn observe_command(&mut self, command: &Command, before: &Record) {
+        self.observe_forced(command, before);
         match command {
             Command::Open { epoch, .. } => {
                 self.observe_opening(*epoch);
@@ -163,7 +168,7 @@ impl World {
             Command::End { epoch, cause } => {
                 *self.observer.causes.entry(cause_name(cause)).or_default() += 1;
                 self.check_lease_is_over(*epoch, cause);
-                if *before == Phase::Open {
+                if before.phase == Phase::Open && before.failover().is_none() {
                     self.check_end_was_needed(*epoch, cause);
                 }
             }
@@ -205,6 +210,9 @@ impl World {
         };
         self.check_opening_is_recorded_truly(epoch, tip);
         self.check_timeline_is_new(epoch, tip);
+        if self.observer.forced_epochs.contains(&epoch) {
+            self.accept_what_is_lost(tip);
+        }
         self.check_nothing_lost_by_opening(epoch, tip);
         self.check_seen_survives_opening(epoch, tip);
         self.observer.openings.push(Opening { epoch, tip });

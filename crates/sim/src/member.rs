@@ -147,6 +147,7 @@ impl World {
         let files = &self.machines[machine].files;
         View {
             now: self.local_now(machine),
+            unix_ms: 0,
             me: self.machines[machine].id.clone(),
             record,
             leads: false,

@@ -116,6 +116,8 @@ pub const CORE: &[Mutant] = &[
     Mutant::GateIgnored,
     Mutant::CutCountsAsStuck,
     Mutant::NotToldAgain,
+    Mutant::ForcedInAnyEpoch,
+    Mutant::ForcedWithAnyDirectory,
 ];
 
 impl Mutation {

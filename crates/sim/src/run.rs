@@ -12,7 +12,7 @@ use mainstay_core::{Epoch, MemberId};
 use crate::client::Client;
 use crate::clock::Clock;
 use crate::event::Event;
-use crate::fault::{Fault, Plan};
+use crate::fault::{Fault, Operator, Plan};
 use crate::invariants::Violation;
 use crate::machine::Machine;
 use crate::mutant::{Mutation, ShellMutant};
@@ -113,6 +113,8 @@ fn faults(world: &mut World, seed: u64, config: &Config) {
     let until = world.now + config.seconds * SECOND;
     world.plan = Plan::drawn(seed, until);
     world.weather = weather(&mut random);
+    world.operator = Operator::drawn(seed, until);
+    world.fault_after(0, Fault::Operate);
     world.fault_after(0, Fault::Next);
     world.run_until(until);
     put_right(world);
@@ -121,6 +123,7 @@ fn faults(world: &mut World, seed: u64, config: &Config) {
 /// Everything is healed; then there is a primary again, and everyone behind it.
 fn put_right(world: &mut World) {
     world.fault(Fault::Heal);
+    world.operator_leaves();
     if !world.observer.excused {
         let healed = world.now;
         world.expect_primary();

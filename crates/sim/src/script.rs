@@ -2,6 +2,7 @@
 //!
 //! A script waits for what it needs; where a seed does not get there it does nothing more, and the run ends as any other.
 
+mod forced;
 mod lease;
 mod promotion;
 mod rejoin;
@@ -50,6 +51,10 @@ pub enum Script {
     KilledBeforeTelling,
     /// A standby is cut off for longer than a minute.
     LongCut,
+    /// An operator accepts a loss for a member, whose directory is replaced by an older one before it is promoted.
+    ForcedThenRestored,
+    /// An operator accepts a loss for a member, and its promotion fails.
+    ForcedOnce,
 }
 
 impl Script {
@@ -70,6 +75,8 @@ impl Script {
         Script::KilledInRewind,
         Script::KilledBeforeTelling,
         Script::LongCut,
+        Script::ForcedThenRestored,
+        Script::ForcedOnce,
     ];
 
     /// Its name, as it is written on the command line.
@@ -84,9 +91,11 @@ impl Script {
 
     pub(crate) fn lease(self) -> Duration {
         match self {
-            Script::EndedWhileFollowing | Script::LaggardLeftAlone | Script::VoterRestored => {
-                Duration::from_secs(1)
-            }
+            Script::EndedWhileFollowing
+            | Script::LaggardLeftAlone
+            | Script::VoterRestored
+            | Script::ForcedThenRestored
+            | Script::ForcedOnce => Duration::from_secs(1),
             _ => Duration::from_secs(3),
         }
     }
@@ -110,6 +119,8 @@ impl Script {
             Script::KilledInRewind => world.killed_in_rewind(primary),
             Script::KilledBeforeTelling => world.killed_before_telling(primary),
             Script::LongCut => world.long_cut(primary),
+            Script::ForcedThenRestored => world.forced_then_restored(primary),
+            Script::ForcedOnce => world.forced_once(primary),
         };
         world.observer.played = played.is_some();
         if played.is_none() {

@@ -145,6 +145,19 @@ impl Wal {
         tip
     }
 
+    /// The last record that both have.
+    pub(crate) fn common(&self, one: Tip, other: Tip) -> Tip {
+        let (mut one, mut other) = (one, other);
+        while one != other {
+            if self.record(one).depth >= self.record(other).depth {
+                one = self.before(one);
+            } else {
+                other = self.before(other);
+            }
+        }
+        one
+    }
+
     /// Whether `whole` holds everything that `part` does.
     pub(crate) fn is_prefix(&self, part: Tip, whole: Tip) -> bool {
         self.cut(whole, self.end(part)) == part

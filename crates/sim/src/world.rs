@@ -8,7 +8,7 @@ use mainstay_core::{MemberId, Now};
 
 use crate::client::Client;
 use crate::event::{Event, Life};
-use crate::fault::Plan;
+use crate::fault::{Operator, Plan};
 use crate::invariants::Observer;
 use crate::machine::{Machine, Process};
 use crate::mutant::{Mutation, ShellMutant};
@@ -50,6 +50,7 @@ pub(crate) struct World {
     pub(crate) clients: Vec<Client>,
     pub(crate) connections: BTreeMap<u64, Connection>,
     pub(crate) plan: Plan,
+    pub(crate) operator: Option<Operator>,
     pub(crate) observer: Observer,
     pub(crate) trace: Trace,
     pub(crate) next_transaction: u32,
@@ -72,6 +73,7 @@ impl World {
             clients: Vec::new(),
             connections: BTreeMap::new(),
             plan: Plan::default(),
+            operator: None,
             observer: Observer::default(),
             trace,
             next_transaction: 0,

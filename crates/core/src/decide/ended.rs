@@ -122,10 +122,15 @@ pub(super) fn request_grant(view: &View, memory: &mut Memory) -> Option<Verdict>
     let patience =
         |place: usize| REPORT_PATIENCE + CANDIDATE_PATIENCE * u32::try_from(place).unwrap_or(u32::MAX);
     match place {
-        Some(place) if place == 0 || memory.ended_for(view) >= patience(place) => {
+        Some(place) if place == 0 || memory.candidates_for(view) >= patience(place) => {
             let incarnation = view.incarnation()?;
             let action = Action::RequestGrant { epoch: epoch.next(), incarnation };
-            Verdict::act(Reason::Chosen { epoch, ranking }, action)
+            let forced = view.record.operation.forced.as_ref().filter(|forced| forced.member == view.me);
+            let reason = match forced {
+                Some(forced) => Reason::Forced { epoch, missing: forced.missing.clone() },
+                None => Reason::Chosen { epoch, ranking },
+            };
+            Verdict::act(reason, action)
         }
         _ => Verdict::wait(Reason::WaitingForChosen { epoch, chosen }),
     }

@@ -24,7 +24,7 @@ const START_PATIENCE: Duration = Duration::from_secs(600);
 /// One that needs WAL that the primary no longer has need not wait so long.
 const WAL_GONE_PATIENCE: Duration = Duration::from_secs(3);
 
-fn other_open(view: &View) -> Option<&Tenure> {
+pub(super) fn other_open(view: &View) -> Option<&Tenure> {
     view.record.base.as_ref().filter(|_| view.record.is_open() && !holds(view))
 }
 
@@ -106,6 +106,9 @@ fn not_streaming(view: &View, stuck: Duration, member: &MemberId, epoch: Epoch) 
         return wait;
     };
     let wal_gone = running.ready && primary.wal_kept_from.is_some_and(|kept| running.replayed < kept);
+    if view.record.paused().is_some() {
+        return wait;
+    }
     let why = if wal_gone && stuck >= WAL_GONE_PATIENCE {
         "it no longer has the WAL that is needed here"
     } else if stuck >= STUCK_PATIENCE {
@@ -144,7 +147,7 @@ fn wait_to_leave(member: &MemberId) -> Option<Verdict> {
     Verdict::wait(Reason::WaitingForSource { member: member.clone(), what })
 }
 
-fn clone(view: &View, member: &MemberId, epoch: Epoch, why: String) -> Option<Verdict> {
+pub(super) fn clone(view: &View, member: &MemberId, epoch: Epoch, why: String) -> Option<Verdict> {
     if ready_source(view, member, epoch).is_none() {
         return wait_for_source(member);
     }

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use super::{Memory, Verdict, holds_open};
 use crate::action::{Action, Kill};
+use crate::election;
 use crate::reason::Reason;
-use crate::record::EndCause;
+use crate::record::{EndCause, HeldBack};
+use crate::sync::Voter;
 use crate::view::{PeerServer, View};
+use crate::vocabulary::MemberId;
 
 /// A stopped postmaster answers nobody; 1.5 s tell it from one that a debugger looks at briefly.
 const STOPPED_PATIENCE: Duration = Duration::from_millis(1_500);
@@ -27,8 +30,11 @@ pub(super) fn hung(view: &View, memory: &mut Memory) -> Option<Verdict> {
     }
     let epoch = view.record.epoch;
     let what = symptom(view, memory)?;
+    if view.record.paused().is_some() {
+        return Verdict::wait(Reason::HungWhilePaused { what });
+    }
     let paused = memory.stepped_down_at.is_some_and(|at| view.now.since(at) < STEP_DOWN_PAUSE);
-    if paused || !somebody_else_can(view) {
+    if paused || !somebody_else_can(view, None) {
         return Verdict::wait(Reason::HungButNobodyElse { what });
     }
     memory.stepped_down_at = Some(view.now);
@@ -67,12 +73,16 @@ fn symptom(view: &View, memory: &Memory) -> Option<String> {
     full.then(|| "its disk is full".to_owned())
 }
 
-/// A voter that was heard lately, follows this epoch and is fit.
-fn somebody_else_can(view: &View) -> bool {
+/// A voter that was heard lately, follows this epoch and is fit; `named`, if that is said.
+pub(super) fn somebody_else_can(view: &View, named: Option<&MemberId>) -> bool {
     let Some(sync) = view.record.sync() else {
         return false;
     };
-    sync.voters.iter().any(|voter| {
+    let may = |voter: &Voter| match named {
+        Some(named) => *named == voter.member,
+        None => election::held_back(&view.record, &voter.member).is_none_or(|why| why == HeldBack::Paused),
+    };
+    sync.voters.iter().filter(|voter| may(voter)).any(|voter| {
         view.fresh_peer(&voter.member).is_some_and(|peer| {
             peer.incarnation == Some(voter.incarnation)
                 && peer.server == PeerServer::Standby

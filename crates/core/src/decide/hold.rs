@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use super::{Memory, Verdict, back_off, holds_granted, holds_open, upkeep};
 use crate::action::{Action, Job, Kill};
+use crate::election;
 use crate::mutant::{Mutant, mutated};
 use crate::reason::Reason;
-use crate::record::{Applied, Command, EndCause, Record, Tenure};
+use crate::record::{Applied, Command, EndCause, HeldBack, Record, Tenure};
 use crate::view::{Server, View};
 use crate::vocabulary::MemberId;
 
@@ -226,10 +227,17 @@ pub(super) fn switch_over(view: &View, memory: &mut Memory) -> Option<Verdict> {
 }
 
 /// The member asked for, or the furthest, if it streams as a voter that acknowledges commits.
-fn switchover_target(view: &View, wanted: Option<&MemberId>) -> Option<MemberId> {
+pub(super) fn switchover_target(view: &View, wanted: Option<&MemberId>) -> Option<MemberId> {
     let sync = view.record.sync()?;
     let live = sync.voters.iter().filter(|voter| upkeep::is_live(view, voter));
-    let candidates = live.filter(|voter| wanted.is_none_or(|wanted| *wanted == voter.member));
+    let held_back = |voter: &crate::sync::Voter| {
+        let why = election::held_back(&view.record, &voter.member);
+        view.record.is_set_aside(voter) || why.is_some_and(|why| why != HeldBack::Paused)
+    };
+    let candidates = live.filter(|voter| match wanted {
+        Some(wanted) => *wanted == voter.member,
+        None => !held_back(voter),
+    });
     let flushed = |voter: &&crate::sync::Voter| {
         let own = view.walsenders.iter().find(|sender| sender.voter.as_ref() == Some(*voter));
         own.map(|sender| sender.flushed)

@@ -19,6 +19,9 @@ const CRASH_WINDOW: Duration = Duration::from_secs(300);
 pub struct Memory {
     /// The ended epoch that the record shows, and since when.
     pub ended_since: Option<(Epoch, Now)>,
+    /// The ended epoch in which an operator last held everybody back, and when: patience counts from there.
+    #[serde(default)]
+    pub held_back_at: Option<(Epoch, Now)>,
     /// The grant that the record shows and nothing has opened yet, and since when.
     pub granted_since: Option<(Epoch, Now)>,
     /// Why this member is ending the epoch that it holds.
@@ -141,6 +144,13 @@ impl Memory {
         } else if self.not_streaming_since.is_none_or(|(since_epoch, _)| since_epoch != epoch) || moved {
             self.not_streaming_since = Some((epoch, view.now));
         }
+    }
+
+    /// For how long those that are proven could have asked for the lease.
+    pub fn candidates_for(&self, view: &View) -> Duration {
+        let held_back = self.held_back_at.filter(|(epoch, _)| *epoch == view.record.epoch);
+        let since = held_back.map_or(Duration::MAX, |(_, at)| view.now.since(at));
+        self.ended_for(view).min(since)
     }
 
     pub fn ended_for(&self, view: &View) -> Duration {

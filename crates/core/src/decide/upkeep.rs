@@ -126,7 +126,7 @@ pub(super) fn change_sync(view: &View, memory: &mut Memory) -> Option<Verdict> {
 
 /// The set that should acknowledge commits, and the voters that are given up for it.
 fn target(view: &View, memory: &Memory, tenure: &Tenure, primary: &Primary) -> (SyncSet, Vec<MemberId>) {
-    let wanted = wanted_acknowledgements(view.record.staying_data_members());
+    let wanted = wanted_acknowledgements(view.record.counted_data_members());
     let record = &tenure.sync;
     let live: Vec<Voter> = live_voters(view, tenure, primary);
     let recently_lost = |voter: &&Voter| {
@@ -147,9 +147,9 @@ fn target(view: &View, memory: &Memory, tenure: &Tenure, primary: &Primary) -> (
     (record.clone(), Vec::new())
 }
 
-/// Whether the voter's member is to stay in the cluster.
+/// Whether commits are to rest on the voter: its member stays in the cluster and is not set aside.
 fn stays(view: &View, voter: &Voter) -> bool {
-    view.record.members.get(&voter.member).is_some_and(|row| !row.leaving)
+    view.record.members.get(&voter.member).is_some_and(|row| !row.leaving) && !view.record.is_set_aside(voter)
 }
 
 /// Voters of the record that stream, and standbys that have caught up and follow this epoch by their own word.

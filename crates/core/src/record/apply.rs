@@ -48,6 +48,7 @@ impl Record {
             Command::Remove { member } => self.remove(&member),
             Command::SetVoters { serial, voters } => self.set_voters(serial, &voters),
             Command::SettleVoters { serial } => self.settle_voters(serial),
+            Command::Operate(what) => self.operate(what),
         };
         result.unwrap_or_else(Applied::Refused)
     }
@@ -105,6 +106,9 @@ impl Record {
         self.check_data_member(&holder)?;
         election::may_be_promoted(self, &holder, incarnation)
             .map_err(|why| Refusal::NotProven { member: holder.clone(), why: why.to_string() })?;
+        if let Some(why) = election::held_back_by_command(self, &holder) {
+            return Err(Refusal::HeldBack { member: holder, why: why.to_string() });
+        }
         let sync = election::voters_under(self, &holder);
         let timeline = if mutated(Mutant::TimelineReused) {
             Timeline(self.lineage.last().map_or(1, |fork| fork.timeline.0)).next()
@@ -141,6 +145,12 @@ impl Record {
             return Err(Refusal::WrongTimeline { came: opened.timeline, reserved: tenure.timeline });
         }
         let after = self.last_end.take().unwrap_or(EndCause::Founded);
+        let forced = self.operation.forced.take().filter(|forced| {
+            forced.epoch.next() == epoch
+                && (&forced.member, forced.incarnation) == (&tenure.holder, tenure.incarnation)
+        });
+        let forced = forced.map(|forced| forced.missing);
+        self.forget_answered(&tenure.holder);
         self.ledger.push(LedgerRow {
             epoch,
             member: tenure.holder.clone(),
@@ -150,6 +160,7 @@ impl Record {
             next_xid,
             at_unix_ms,
             after,
+            forced,
         });
         if self.ledger.len() > LEDGER_ROWS {
             self.ledger.remove(0);
@@ -205,7 +216,12 @@ impl Record {
         self.highest_timeline = self.highest_timeline.max(report.extent.timeline());
         match self.reports.insert(member, report.clone()) {
             Some(earlier) if earlier == report => Ok(Applied::Already),
-            _ => Ok(Applied::Done),
+            _ => {
+                // Whoever decided to go on without proof did not know of this.
+                let kept = mutated(Mutant::ForcedInAnyEpoch) || mutated(Mutant::ForcedWithAnyDirectory);
+                self.operation.forced = self.operation.forced.take().filter(|_| kept);
+                Ok(Applied::Done)
+            }
         }
     }
 
@@ -267,14 +283,14 @@ impl Record {
         }
     }
 
-    fn check_data_member(&self, member: &MemberId) -> std::result::Result<(), Refusal> {
+    pub(super) fn check_data_member(&self, member: &MemberId) -> std::result::Result<(), Refusal> {
         match self.data_members().any(|id| id == member) {
             true => Ok(()),
             false => Err(Refusal::NotAMember(member.clone())),
         }
     }
 
-    fn other_epoch(&self, wanted: Epoch) -> Refusal {
+    pub(super) fn other_epoch(&self, wanted: Epoch) -> Refusal {
         Refusal::OtherEpoch { now: self.epoch, wanted }
     }
 }

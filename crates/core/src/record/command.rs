@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Invitation, Joining, Member, Report, Settings};
+use super::{Invitation, Joining, Member, Operate, Report, Settings};
 use crate::lineage::History;
 use crate::sync::SyncSet;
 use crate::vocabulary::{Epoch, Incarnation, MemberId, Timeline};
@@ -96,6 +96,8 @@ pub enum Command {
     SettleVoters {
         serial: u64,
     },
+    /// An operator's wish, or what follows from one.
+    Operate(Operate),
 }
 
 impl Command {
@@ -118,7 +120,8 @@ impl Command {
             | Command::Leave { .. }
             | Command::Remove { .. }
             | Command::SetVoters { .. }
-            | Command::SettleVoters { .. } => 2,
+            | Command::SettleVoters { .. }
+            | Command::Operate(_) => 2,
         }
     }
 }
@@ -228,6 +231,16 @@ pub enum Refusal {
     LastDataMember(MemberId),
     #[error("{0} still votes or acknowledges commits")]
     StillCounted(MemberId),
+    #[error("{member} is not promoted: {why}")]
+    HeldBack { member: MemberId, why: String },
+    #[error("there is no primary now")]
+    NoPrimary,
+    #[error("what {0} holds has changed since it was shown; look again and decide anew")]
+    ChangedSince(MemberId),
+    #[error("{0} holds every acknowledged commit; no loss has to be accepted: mainstay failover --to {0}")]
+    Proven(MemberId),
+    #[error("no such switchover is scheduled any more")]
+    NotScheduled,
     #[error("the voters have been changed since, or a change of them is not settled yet")]
     OtherVoters,
 }

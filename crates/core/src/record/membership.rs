@@ -89,9 +89,15 @@ impl Record {
         self.members.iter().filter(|(_, member)| !member.leaving)
     }
 
-    /// How many data members are to stay: what the number of acknowledgements follows.
+    /// How many data members are to stay.
     pub fn staying_data_members(&self) -> usize {
         self.staying().filter(|(_, row)| row.kind == Kind::Data).count()
+    }
+
+    /// How many data members are to stay and are not set aside: what the number of acknowledgements follows.
+    pub fn counted_data_members(&self) -> usize {
+        let set_aside = |member| self.in_maintenance(member) || self.operation.reinit.contains_key(member);
+        self.staying().filter(|(member, row)| row.kind == Kind::Data && !set_aside(member)).count()
     }
 
     pub(super) fn raise_format(&mut self, to: u32) -> Result {
@@ -247,6 +253,7 @@ impl Record {
         }
         self.members.remove(member);
         self.reports.remove(member);
+        self.forget_member(member);
         Ok(Applied::Done)
     }
 

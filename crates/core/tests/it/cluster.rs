@@ -24,6 +24,8 @@ pub(crate) const SYSTEM: u64 = 7_000_000_000_000_000_001;
 const FIRST_END: Lsn = Lsn(0x0200_0000);
 /// Where every opening after the first forks, if nothing else is said, and where everybody's WAL ends.
 pub(crate) const END: Lsn = Lsn(0x0500_0000);
+/// The wall clock, when a scenario begins.
+pub(crate) const UNIX_MS: u64 = 1_790_000_000_000;
 const FORK: Lsn = Lsn(0x0300_0000);
 /// What an end-of-recovery record takes.
 const END_OF_RECOVERY_BYTES: u64 = 0x100;
@@ -126,6 +128,7 @@ pub(crate) fn seen_by(record: &Record, me: &MemberId, now: Now) -> View {
     let primary = record.is_open() && holds;
     View {
         now,
+        unix_ms: UNIX_MS,
         me: me.clone(),
         record: Arc::new(record.clone()),
         leads: false,
@@ -291,4 +294,5 @@ pub(crate) fn pass(view: &mut View, time: Duration) {
         lease.renewed_at = lease.renewed_at.plus(time);
     }
     view.now = view.now.plus(time);
+    view.unix_ms += u64::try_from(time.as_millis()).expect("a scenario is short");
 }

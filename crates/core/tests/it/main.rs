@@ -7,6 +7,7 @@
 
 mod cluster;
 mod notation;
+mod operation_format;
 mod path;
 mod properties;
 mod record_format;

@@ -8,6 +8,7 @@ mod memberships;
 mod records;
 mod syncs;
 mod views;
+mod wishes;
 
 use proptest::test_runner::{Config, RngSeed};
 

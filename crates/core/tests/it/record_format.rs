@@ -15,7 +15,7 @@ use crate::cluster;
 use crate::notation::{history, member};
 
 /// Holds `value` against the file, both ways.
-fn hold<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(name: &str, value: &T) {
+pub(crate) fn hold<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(name: &str, value: &T) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
     let text = serde_json::to_string_pretty(value).expect("representable in JSON") + "\n";
     if std::env::var_os("MAINSTAY_BLESS").is_some() {

@@ -50,6 +50,7 @@ pub(super) fn records(names: &[MemberId], lease_ms: u64) -> Vec<Arc<Record>> {
 pub(crate) fn witness_view(me: &MemberId, record: Arc<Record>, run_out: RunOut) -> View {
     View {
         now: Now::from_millis(1_000_000),
+        unix_ms: 0,
         me: me.clone(),
         leads: false,
         confirmed: Some(record.epoch),

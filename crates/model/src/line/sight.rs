@@ -178,6 +178,7 @@ impl Minds {
         };
         View {
             now,
+            unix_ms: 0,
             me: self.name(sight.me).clone(),
             leads: false,
             confirmed: (own.confirmed > 0).then(|| epoch(own.confirmed)),
@@ -317,9 +318,8 @@ impl Minds {
             Action::ReadRecord => Act::Read,
             Action::Relinquish { epoch } => Act::Relinquish(small(epoch)),
             Action::Kill { why: Kill::EpochOver | Kill::NotOpenedInTime | Kill::WrongTimeline }
-            | Action::Kill { why: Kill::DirectoryGone | Kill::PromotedByOutsideHand | Kill::Hung } => {
-                Act::Kill
-            }
+            | Action::Kill { why: Kill::DirectoryGone | Kill::PromotedByOutsideHand }
+            | Action::Kill { why: Kill::Hung | Kill::FailoverAsked } => Act::Kill,
             Action::EndWalsender { .. } => return None,
             Action::Run(job) | Action::Upkeep(job) => match job {
                 Job::Seal { epoch } => Act::Seal(small(epoch)),

@@ -11,6 +11,11 @@ impl World {
     pub(crate) fn check_clone_is_needed(&mut self, machine: usize, member: &MemberId) {
         let Some(source) = self.machine_of(member) else { return };
         let place = &self.machines[machine];
+        let record = place.member.as_ref().map(|member| &member.view.record);
+        // An operator asked for it.
+        if record.is_some_and(|record| record.operation.reinit.contains_key(&place.id)) {
+            return;
+        }
         let contents = (&place.data.content, &self.machines[source].data.content);
         let (Some(ours), Some(theirs)) = contents else { return };
         let serves = self.machines[source].live_server().is_some_and(|live| live.stage == Stage::Primary);

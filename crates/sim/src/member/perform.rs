@@ -11,6 +11,7 @@ use super::lane::{RUN, UPKEEP};
 use crate::guard::GuardRequest;
 use crate::member::{MemberEvent, RaftInput};
 use crate::mutant::ShellMutant;
+use crate::queue::MS;
 use crate::world::World;
 
 /// A proposal or a read whose fate is unknown is repeated after this.
@@ -26,8 +27,11 @@ impl World {
             return;
         }
         let (now, lease, health) = (self.local_now(machine), self.lease_view(machine), self.health(machine));
+        let unix_ms = self.now / MS;
         let member = self.member(machine);
         member.view.now = now;
+        member.view.unix_ms = unix_ms;
+        member.view.leads = member.leads().is_some();
         member.view.lease = lease;
         member.view.health = health;
         let decision = decide(&member.view, &mut member.memory);

@@ -60,6 +60,8 @@ const BY_SCRIPT: &[(&[&str], Script, &str)] = &[
     (&["RewindUnmarked"], Script::KilledInRewind, "whole_directory"),
     (&["NotToldAgain"], Script::KilledBeforeTelling, "needless_clone"),
     (&["CutCountsAsStuck"], Script::LongCut, "needless_clone"),
+    (&["ForcedWithAnyDirectory"], Script::ForcedThenRestored, "nothing_acknowledged_lost"),
+    (&["ForcedInAnyEpoch"], Script::ForcedOnce, "nothing_acknowledged_lost"),
 ];
 
 /// What nothing here notices, and why: second lines of defence, whose first line has to be gone as well.

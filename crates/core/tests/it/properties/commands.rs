@@ -8,6 +8,7 @@ use mainstay_core::sync::{SyncSet, Voter};
 use mainstay_core::{Epoch, Incarnation, Lsn, MemberId, Timeline};
 use proptest::prelude::*;
 
+use super::wishes::wish;
 use crate::cluster;
 use crate::notation::{first_life, member};
 
@@ -53,9 +54,14 @@ pub(super) struct Draft {
     names: SyncSet,
 }
 
+/// What an operator asks for is rarer than what members do by themselves.
+fn any_kind() -> impl Strategy<Value = u8> {
+    prop_oneof![20 => 0u8..20, 1 => Just(20u8), 3 => Just(21u8)]
+}
+
 pub(super) fn any_draft() -> impl Strategy<Value = Draft> {
     let stale = prop_oneof![9 => Just(0u64), 1 => 1u64..3];
-    (any_voter(), 0u8..20, any_lsn(), stale, any::<u8>(), any_sync(), any_sync()).prop_map(
+    (any_voter(), any_kind(), any_lsn(), stale, any::<u8>(), any_sync(), any_sync()).prop_map(
         |(voter, kind, lsn, stale, choice, sync, names)| Draft {
             kind,
             member: voter.member,
@@ -131,6 +137,8 @@ pub(super) fn command(record: &Record, draft: Draft) -> Command {
             epoch,
             to: choice.is_multiple_of(2).then_some(member),
         },
+        20 => Command::RaiseFormat { to: 2 },
+        21 => wish(record, epoch, (member, incarnation, lsn), choice),
         _ => Command::CancelSwitchover { id: u64::from(choice % 3), why: "asked for".to_owned() },
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use mainstay_core::action::{Action, Job};
 use mainstay_core::decide::{Decision, decide};
 use mainstay_core::lineage;
-use mainstay_core::record::{Applied, Command, EndCause, Phase, Record};
+use mainstay_core::record::{Applied, Command, EndCause, Operate, Phase, Record};
 use mainstay_core::sync::Voter;
 use mainstay_core::view::{Directory, Server, View};
 use proptest::prelude::*;
@@ -118,6 +118,13 @@ fn check_upkeep(view: &View, job: &Job) {
     }
 }
 
+fn check_primary(view: &View) {
+    assert!(
+        view.record.primary() == Some(&view.me) && view.holds_lease(),
+        "only the primary, with its lease"
+    );
+}
+
 fn check_primary_with_lease(view: &View) {
     assert!(view.record.primary() == Some(&view.me) && view.holds_lease(), "upkeep without the lease");
     assert_eq!(view.running().and_then(|running| running.opened), Some(view.record.epoch));
@@ -158,6 +165,15 @@ fn check_proposal(view: &View, actions: &[Action], command: &Command) {
         Command::SetSync { .. } => check_primary_with_lease(view),
         Command::Open { .. } => assert!(view.holds_lease(), "an opening without the lease"),
         Command::Found { .. } | Command::CancelSwitchover { .. } => {}
+        Command::Operate(Operate::Due { .. } | Operate::Withdraw { .. }) => check_primary(view),
+        Command::Operate(
+            Operate::Resume {} | Operate::EndMaintenance { .. } | Operate::ForgetReinit { .. },
+        ) => assert!(view.leads),
+        Command::RequestSwitchover { to, .. } => {
+            check_primary(view);
+            assert!(to.is_none() && view.record.in_maintenance(&view.me));
+        }
+        Command::RaiseFormat { .. } | Command::SetVoters { .. } | Command::SettleVoters { .. } => {}
         other => panic!("no member decides this by itself: {other:?}"),
     }
     assert!(
@@ -247,7 +263,7 @@ fn the_views_lead_to_every_kind_of_action() {
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::new(cases(1));
     let mut seen = BTreeMap::<String, u32>::new();
-    for _ in 0..2_500 {
+    for _ in 0..5_000 {
         let (view, mut memory) =
             (any_view(), any_memory()).new_tree(&mut runner).expect("nothing is rejected").current();
         for action in decide(&view, &mut memory).actions {

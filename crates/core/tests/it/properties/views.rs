@@ -25,8 +25,18 @@ enum Change {
     Confirmed(Option<u64>),
     Sealed(u64),
     Directory(u8),
-    Server { kind: u8, opened: Option<u64>, in_recovery: Option<bool>, choice: u8, lsn: Lsn },
-    Scan { choice: u8, lsn: Lsn, other_life: bool },
+    Server {
+        kind: u8,
+        opened: Option<u64>,
+        in_recovery: Option<bool>,
+        choice: u8,
+        lsn: Lsn,
+    },
+    Scan {
+        choice: u8,
+        lsn: Lsn,
+        other_life: bool,
+    },
     Upstream(MemberId, u64),
     Lease(Option<(u64, u64)>),
     RunOut(u64, Vec<MemberId>),
@@ -38,6 +48,8 @@ enum Change {
     Peer(u8, MemberId, u64),
     Job(u8, MemberId),
     Failure(u8, MemberId, u32, u64),
+    /// The wall clock, and whether this member leads the log.
+    Wall(u64, bool),
 }
 
 fn any_change() -> impl Strategy<Value = Change> {
@@ -72,6 +84,7 @@ fn any_change() -> impl Strategy<Value = Change> {
         (any::<u8>(), any_member()).prop_map(|(kind, member)| Change::Job(kind, member)),
         (any::<u8>(), any_member(), 1u32..5, 0u64..3_000)
             .prop_map(|(kind, member, count, ago)| Change::Failure(kind, member, count, ago)),
+        (0u64..900_000, any::<bool>()).prop_map(|(ms, leads)| Change::Wall(ms, leads)),
     ]
 }
 
@@ -197,6 +210,7 @@ fn take(view: &mut View, change: Change) {
             _ => view.walsenders.clear(),
         },
         Change::Peer(kind, member, ago) => take_peer(view, kind, &member, ago),
+        Change::Wall(ms, leads) => (view.unix_ms, view.leads) = (view.unix_ms + ms, leads),
         Change::Job(kind, member) => view.job = Some(job(kind, member, &record)),
         Change::Failure(kind, member, count, ago) => {
             let job = job(kind, member, &record);
