@@ -185,6 +185,19 @@ impl Cluster {
         Ok(())
     }
 
+    /// Its name, as operators type it.
+    pub fn name(&self) -> String {
+        format!("lab-{}", self.network.index().number())
+    }
+
+    /// What an operator does on the machine of `member`: the command, to its end.
+    pub fn command(&self, member: &str, words: &[&str]) -> Result<String> {
+        let configuration = self.member(member)?.site.configuration_file().display().to_string();
+        let [verb, rest @ ..] = words else { bail!("no command") };
+        let arguments = [&[*verb, "--config", configuration.as_str()], rest].concat();
+        program::run(&self.binary.display().to_string(), &arguments)
+    }
+
     /// What an operator does: the command, to its end.
     pub fn switch_over(&self, to: &str) -> Result<()> {
         let primary = self.primary().context("there is no primary to switch from")?;

@@ -69,6 +69,14 @@ pub enum Action {
         verb: ServiceVerb,
         targets: Vec<Target>,
     },
+    /// What an operator types after `mainstay`; `{old}`, `{standby}` and the like stand for names.
+    Command {
+        /// Any member that lives, if none is named.
+        on: Option<Target>,
+        line: String,
+        /// What the one line says with which it is refused; `None`: it is carried out.
+        refused: Option<String>,
+    },
     Sql {
         on: Target,
         statement: String,
@@ -189,6 +197,8 @@ pub enum Expectation {
     },
     /// Every acknowledged row is there exactly once, and every member holds the same rows.
     NothingLost,
+    /// An operator has accepted it: acknowledged rows are missing, none is there twice, and every member holds the same rows.
+    SomeLost,
 }
 
 impl fmt::Display for Target {

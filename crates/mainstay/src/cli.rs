@@ -1,12 +1,14 @@
 //! The command line: verb first, every verb with an example.
 
 mod members;
+pub(crate) mod operate;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mainstay_core::MemberId;
+use operate::{FailoverOptions, MaintenanceOptions, PauseOptions, ReinitOptions, ResumeOptions};
 
 use crate::commands::verify::known_check;
 use crate::configuration::length_of_time;
@@ -84,6 +86,23 @@ pub(crate) enum Verb {
         after_help = "Exit code 1 if the goal is missed, a row is lost, or the cluster does not become whole.\nExample: mainstay drill kill --goal 5s"
     )]
     Drill(DrillOptions),
+    /// Make another member the primary, also if the present one is hung or gone
+    #[command(after_help = "Example: mainstay failover --to m2")]
+    Failover(FailoverOptions),
+    /// Promote nobody and start no PostgreSQL by itself, until `resume`; leases and fencing go on
+    #[command(after_help = "Example: mainstay pause --until 30m")]
+    Pause(PauseOptions),
+    /// End a pause
+    #[command(after_help = "Example: mainstay resume")]
+    Resume(ResumeOptions),
+    /// Leave one member to somebody's hands: not promoted, not counted, drained
+    #[command(
+        after_help = "Example: mainstay maintenance m2 --until 2h\n         mainstay maintenance m2 --off"
+    )]
+    Maintenance(MaintenanceOptions),
+    /// Throw a standby's data away and copy it anew
+    #[command(after_help = "Example: mainstay reinit m3")]
+    Reinit(ReinitOptions),
     /// Open psql on the primary
     #[command(after_help = "Example: mainstay psql -- -c 'SELECT now()'")]
     Psql(PsqlOptions),
@@ -201,6 +220,12 @@ pub(crate) struct SwitchoverOptions {
     /// The member to become the primary; without it the best standby
     #[arg(long, value_name = "MEMBER")]
     pub(crate) to: Option<MemberId>,
+    /// Do it then, once: `30m`, `14:30` or `2026-12-01T14:30:00Z`
+    #[arg(long, value_name = "TIME")]
+    pub(crate) at: Option<String>,
+    /// Take the scheduled switchover back
+    #[arg(long, conflicts_with_all = ["at", "to"])]
+    pub(crate) cancel: bool,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

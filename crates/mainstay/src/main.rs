@@ -12,6 +12,7 @@ mod logging;
 mod output;
 mod setup;
 mod target;
+mod when;
 mod writer;
 
 use std::process::ExitCode;
@@ -77,6 +78,11 @@ async fn run_async(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Certificates(options) => commands::certificates::run(&options).await,
         Verb::Drill(options) => commands::drill::run(&options).await,
         Verb::Verify(options) => commands::verify::run(&options).await,
+        Verb::Failover(options) => commands::failover::run(&options).await,
+        Verb::Pause(options) => commands::pause::pause(&options).await,
+        Verb::Resume(options) => commands::pause::resume(&options).await,
+        Verb::Maintenance(options) => commands::maintenance::run(&options).await,
+        Verb::Reinit(options) => commands::reinit::run(&options).await,
         Verb::Psql(options) => commands::psql::run(&options).await,
         Verb::Demo(options) => demo::run(options).await,
         Verb::AfterStop(options) => commands::after_stop::run(&options).await,

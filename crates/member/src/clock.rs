@@ -11,7 +11,7 @@ pub fn now() -> Now {
     Now(seconds * 1_000_000_000 + nanoseconds)
 }
 
-/// Milliseconds since 1970, for people only.
+/// Milliseconds since 1970, for people, and for what they have set a time for.
 pub(crate) fn unix_ms() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)

@@ -11,6 +11,8 @@ use mainstay_core::MemberId;
 use mainstay_core::record::{Command, Kind, Member, OnCrash, Settings};
 use mainstay_postgres::application::WantedDatabase;
 
+use crate::hooks::Hooks;
+
 #[derive(Clone, Debug)]
 pub struct Configuration {
     /// The name of the cluster, part of every handshake between members.
@@ -28,6 +30,8 @@ pub struct Configuration {
     pub lease: Duration,
     pub on_crash: OnCrash,
     pub members: BTreeMap<MemberId, MemberRow>,
+    /// Programs that are told of a change of role.
+    pub hooks: Hooks,
     /// Only a demo shows the application's password in its URLs.
     pub show_password: bool,
 }

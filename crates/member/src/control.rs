@@ -8,6 +8,7 @@ mod certificates;
 mod health;
 mod input;
 mod members;
+pub mod operate;
 mod read;
 mod refuse;
 mod routes;
@@ -89,6 +90,12 @@ fn private_routes() -> Routes<Control> {
         .post("/v1/members/leave", members::leave)
         .post("/v1/certificates/renew", certificates::renew)
         .post("/v1/switchover", switchover::switchover)
+        .post("/v1/switchover/scheduled", operate::schedule)
+        .post("/v1/failover", operate::failover)
+        .post("/v1/pause", operate::pause)
+        .post("/v1/resume", operate::resume)
+        .post("/v1/maintenance", operate::maintenance)
+        .post("/v1/reinit", operate::reinit)
 }
 
 /// Every route as method and path, with whether it is served over TCP and on the control socket.

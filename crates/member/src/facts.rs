@@ -219,6 +219,7 @@ impl Facts {
         };
         View {
             now: clock::now(),
+            unix_ms: clock::unix_ms(),
             me: self.me.clone(),
             record: Arc::clone(&self.record),
             leads: self.leads,

@@ -1,5 +1,7 @@
 //! What every piece of work on the local server needs, and the few steps that they share.
 
+mod postmaster;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,9 +20,12 @@ use mainstay_postgres::upstream::{Upstream, application_name, slot_name};
 use mainstay_store::RaftStore;
 use tokio::sync::{mpsc, watch};
 
+pub(crate) use postmaster::Postmaster;
+
 use crate::clock;
 use crate::configuration::Configuration;
 use crate::guard_link::GuardState;
+use crate::progress::Headway;
 use crate::promise::Promises;
 use crate::record_machine::RecordMachine;
 use crate::roster::Roster;
@@ -65,6 +70,7 @@ pub(crate) struct Machinery {
     pub(crate) roster: watch::Receiver<Arc<Roster>>,
     /// Of the data directory as it was last looked at; `None` if it is not whole.
     pub(crate) incarnation: watch::Receiver<Option<Incarnation>>,
+    pub(crate) progress: Headway,
     generation: AtomicU64,
     store: RaftStore<RecordMachine>,
     /// Two lanes write PostgreSQL's files, and what is called off may still be writing: one at a time, in order.
@@ -106,6 +112,7 @@ impl Machinery {
             record,
             roster,
             incarnation,
+            progress: Headway::default(),
             generation,
             store,
             files: Arc::default(),
@@ -375,27 +382,4 @@ pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, WorkError> {
     tokio::task::spawn_blocking(work).await.map_err(|_| WorkError("the work was interrupted".to_owned()))
-}
-
-/// The guard, as the crate for PostgreSQL wants it.
-pub(crate) struct Postmaster(pub(crate) GuardClient);
-
-impl mainstay_postgres::children::PostmasterControl for Postmaster {
-    type Error = mainstay_guard::ClientError;
-
-    async fn reload(&self) -> Result<(), Self::Error> {
-        self.0.reload().await
-    }
-
-    async fn terminate(&self, pids: &[i32]) -> Result<(), Self::Error> {
-        self.0.terminate(pids.to_vec()).await.map(|_| ())
-    }
-
-    async fn children(&self) -> Result<Vec<mainstay_postgres::children::Child>, Self::Error> {
-        let child = |child: mainstay_guard::Child| mainstay_postgres::children::Child {
-            pid: child.pid,
-            title: child.title,
-        };
-        Ok(self.0.children().await?.into_iter().map(child).collect())
-    }
 }

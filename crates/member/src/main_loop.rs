@@ -1,5 +1,6 @@
 //! The member's one loop: facts come in, the core decides, actions go out.
 
+mod change;
 mod members;
 mod perform;
 mod stop;
@@ -15,7 +16,7 @@ use mainstay_core::{Epoch, Incarnation, MemberId, Now};
 use mainstay_postgres::directory::{self, DirectoryState};
 use mainstay_store::{RaftStore, Snapshot};
 use tokio::sync::{mpsc, watch};
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use crate::clock;
 use crate::explain::Explanations;
@@ -24,6 +25,7 @@ use crate::gossip;
 use crate::guard_link::GuardState;
 use crate::health::Signs;
 use crate::heartbeat::Heartbeat;
+use crate::hooks::Hook;
 use crate::lease::{LeaseState, LeaseThread};
 use crate::machinery::{Machinery, blocking};
 use crate::network::Links;
@@ -32,7 +34,7 @@ use crate::propose::Proposer;
 use crate::record_machine::RecordMachine;
 use crate::report::{self, Constants};
 use crate::roster::Roster;
-use crate::status::{Gossip, Status};
+use crate::status::{Gossip, Role, Status};
 use crate::work::{Finished, Lane};
 
 /// Decisions are made on every event, and at least this often.
@@ -98,6 +100,7 @@ pub(crate) struct MainLoop {
     pub(crate) explanations: Arc<Mutex<Explanations>>,
     pub(crate) first_invitations: Vec<Invitation>,
     pub(crate) under_way: UnderWay,
+    pub(crate) hook: Hook,
 }
 
 /// What the loop has begun and not yet heard of, and when it last did things that it does from time to time.
@@ -260,7 +263,7 @@ impl MainLoop {
     fn take_record(&mut self, record: Arc<Record>) {
         let before = std::mem::replace(&mut self.facts.record, Arc::clone(&record));
         if before.epoch != record.epoch || before.phase != record.phase {
-            note_change(&before, &record);
+            change::note_change(&before, &record);
         }
         self.lease.record(Arc::clone(&record));
         self.follow_roster(&record);
@@ -315,6 +318,9 @@ impl MainLoop {
         let configuration = &self.machinery.configuration;
         let mut card = report::card(configuration, &self.constants, &self.facts, view, decision);
         card.warnings.extend(self.machinery.notes());
+        card.progress = self.machinery.progress.of(view);
+        let role = card.role.unwrap_or(Role::Unknown);
+        self.hook.tell(role, &view.record, card.timeline, &card.reason);
         let status = report::status(configuration, &self.facts, view, (&state, &card));
         self.status.send_replace(Arc::new(status));
         self.heartbeat.beat(view.now);
@@ -371,20 +377,6 @@ fn look_beside(machinery: &Machinery, directory: Directory) -> DirectoryLook {
         None
     });
     DirectoryLook { directory, upstream, gate_open: machinery.gate_is_open() }
-}
-
-/// One line for each change of who may write.
-fn note_change(before: &Record, after: &Record) {
-    match (&after.phase, after.newest_tenure()) {
-        (Phase::Open, Some(tenure)) => {
-            info!(epoch = after.epoch.0, timeline = tenure.timeline.0, "{} is the primary", tenure.holder);
-        }
-        (Phase::Granted, Some(tenure)) => info!(epoch = after.epoch.0, "{} is to take over", tenure.holder),
-        (Phase::Ended { cause }, _) if before.format != 0 => {
-            info!(epoch = after.epoch.0, "the epoch has ended: {cause}")
-        }
-        _ => {}
-    }
 }
 
 /// Whether something is under way that the next look should not miss.

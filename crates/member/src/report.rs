@@ -13,6 +13,7 @@ use mainstay_core::{Lsn, MemberId, Now};
 use crate::configuration::Configuration;
 use crate::facts::Facts;
 use crate::machinery::port;
+use crate::operation;
 use crate::roster::Roster;
 use crate::status::{
     CancelledSwitchover, Card, Endpoints, LeaseStatus, MemberStatus, PostgresStatus, Role, Status,
@@ -66,6 +67,7 @@ pub(crate) fn card(
         gate_open: view.gate_open,
         reason: reason(view, decision),
         warnings,
+        progress: None,
         lease_remaining_ms: view
             .lease
             .filter(|_| view.holds_lease())
@@ -150,6 +152,9 @@ pub(crate) fn status(
         })
         .collect();
     let tenure = record.tenure();
+    let operation = operation::status(facts, view, own_card);
+    let mut warnings = operation::warnings(&operation);
+    warnings.extend(own_card.warnings.clone());
     Status {
         cluster: configuration.cluster.clone(),
         member: view.me.clone(),
@@ -186,7 +191,8 @@ pub(crate) fn status(
             record.members.iter().find(|(_, row)| row.raft_id == leader).map(|(name, _)| name.clone())
         }),
         reason: no_majority(facts, view).unwrap_or_else(|| own_card.reason.clone()),
-        warnings: own_card.warnings.clone(),
+        warnings,
+        operation,
     }
 }
 
@@ -247,6 +253,9 @@ fn member(
         pid: known.map(|(_, _, card)| card.pid),
         guard_pid: known.and_then(|(_, _, card)| card.guard_pid),
         postgres: heard.and_then(|(_, _, card)| card.postgres.clone()),
+        incarnation: known.and_then(|(_, state, _)| state.incarnation),
+        maintenance: view.record.in_maintenance(name),
+        progress: known.and_then(|(_, _, card)| card.progress.clone()),
         reason: known.map(|(_, _, card)| card.reason.clone()),
         heard_ms: heard.and_then(|(ago, _, _)| ago),
         version: known.and_then(|(_, _, card)| card.version.clone()),

@@ -2,6 +2,7 @@
 
 mod error;
 mod files;
+mod wiring;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -14,7 +15,6 @@ use mainstay_postgres::layout::Layout;
 use mainstay_postgres::tools::{RunAs, Tools};
 use mainstay_store::{RaftOptions, RaftStore};
 use nix::unistd::geteuid;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info};
 
@@ -24,6 +24,7 @@ use crate::explain::Explanations;
 use crate::facts::Facts;
 use crate::guard_link::{self, GuardPlace, GuardState};
 use crate::heartbeat::Heartbeat;
+use crate::hooks::Hook;
 use crate::join::Desk;
 use crate::lease::LeaseThread;
 use crate::machinery::Machinery;
@@ -35,7 +36,6 @@ use crate::record_machine::RecordMachine;
 use crate::report::Constants;
 use crate::roster::{self, Roster};
 use crate::status::Status;
-use crate::work::Lane;
 use crate::{certificates, databases, health, inventory, log_rotation, notify, observe};
 pub use error::MemberError;
 pub(crate) use files::install_certificates;
@@ -156,8 +156,7 @@ impl Member {
         outgoing: mpsc::Receiver<mainstay_consensus::Outgoing>,
     ) -> Result<Finish, MemberError> {
         let (events, queue) = mpsc::unbounded_channel();
-        let (guard, guard_seen) = watch::channel(GuardState::default());
-        let guard = Arc::new(guard);
+        let (guard, guard_seen) = wiring::guard_state();
         let (poke, poked) = mpsc::channel(1);
         let (record, record_seen) = watch::channel(Arc::default());
         let (roster, roster_seen) = watch::channel(Arc::clone(&self.roster));
@@ -183,11 +182,9 @@ impl Member {
             tokio::spawn(guard_link::keep(self.guard_place(), Arc::clone(&guard), poked, self.lease.clone()));
             self.look_after_postgresql(&machinery, wanted_seen, sql, signs);
         }
-        let proposer = Proposer::new(self.store.clone());
-        let explanations = Arc::new(Mutex::new(Explanations::default()));
+        let (proposer, explanations) = (Proposer::new(self.store.clone()), Arc::default());
         let facts = self.facts()?;
-        let first = crate::report::first(&self.configuration, &facts);
-        let (status, status_seen) = watch::channel(Arc::new(first));
+        let (status, status_seen) = wiring::first_status(&self.configuration, &facts);
         let heartbeat = Heartbeat::new();
         let watched = Watched {
             record: self.store.watch(),
@@ -199,11 +196,11 @@ impl Member {
         self.look_after_applications(&machinery, &status_seen);
         let seen = self.seen(status_seen.clone(), &machinery, &watched, &heartbeat);
         self.answer(seen, &explanations, &proposer, &machinery).await?;
-        listen_to_signals(&events).map_err(MemberError::Thread)?;
+        wiring::listen_to_signals(&events).map_err(MemberError::Thread)?;
         let main_loop = MainLoop {
             constants: self.constants(),
-            run_lane: lane("work", &machinery, &events, Event::Run)?,
-            upkeep_lane: lane("upkeep", &machinery, &events, Event::Upkeep)?,
+            run_lane: wiring::lane("work", &machinery, &events, Event::Run)?,
+            upkeep_lane: wiring::lane("upkeep", &machinery, &events, Event::Upkeep)?,
             machinery: Arc::clone(&machinery),
             store: self.store.clone(),
             proposer,
@@ -221,6 +218,7 @@ impl Member {
             explanations,
             first_invitations: first_invitations(&self.layout)?,
             under_way: UnderWay::default(),
+            hook: Hook::start(&self.configuration, self.layout.run_as().cloned()),
         };
         self.say_ready(status_seen);
         let ended = main_loop.run(watched, queue).await;
@@ -386,43 +384,4 @@ impl Member {
             data_dir: self.layout.data().to_owned(),
         }
     }
-}
-
-fn lane(
-    name: &str,
-    machinery: &Arc<Machinery>,
-    events: &mpsc::UnboundedSender<Event>,
-    wrap: fn(crate::work::Finished) -> Event,
-) -> Result<Lane, MemberError> {
-    let (finished, mut queue) = mpsc::unbounded_channel();
-    let events = events.clone();
-    tokio::spawn(async move {
-        while let Some(finished) = queue.recv().await {
-            if events.send(wrap(finished)).is_err() {
-                return;
-            }
-        }
-    });
-    Lane::start(name, Arc::clone(machinery), finished).map_err(MemberError::Thread)
-}
-
-fn listen_to_signals(events: &mpsc::UnboundedSender<Event>) -> std::io::Result<()> {
-    let signals = [
-        (SignalKind::terminate(), true),
-        (SignalKind::interrupt(), true),
-        (SignalKind::user_defined1(), false),
-    ];
-    for (kind, everything) in signals {
-        let mut stream = signal(kind)?;
-        let events = events.clone();
-        tokio::spawn(async move {
-            while stream.recv().await.is_some() {
-                if everything {
-                    notify::stopping();
-                }
-                let _ = events.send(Event::Stop { everything });
-            }
-        });
-    }
-    Ok(())
 }

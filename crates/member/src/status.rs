@@ -6,8 +6,10 @@ use std::path::PathBuf;
 
 use mainstay_core::record::Kind;
 use mainstay_core::view::MemberState;
-use mainstay_core::{Epoch, Lsn, MemberId, Timeline};
+use mainstay_core::{Epoch, Incarnation, Lsn, MemberId, Timeline};
 use serde::{Deserialize, Serialize};
+
+use crate::operation::OperationStatus;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
@@ -45,6 +47,9 @@ pub struct Status {
     pub reason: String,
     /// What needs a person, if anything.
     pub warnings: Vec<String>,
+    /// What operators have asked for that is not done yet; while there is no primary, what everybody holds.
+    #[serde(default)]
+    pub operation: OperationStatus,
 }
 
 /// A switchover that did not happen.
@@ -111,6 +116,15 @@ pub struct MemberStatus {
     pub pid: Option<u32>,
     pub guard_pid: Option<u32>,
     pub postgres: Option<PostgresStatus>,
+    /// Which life of its data directory it has.
+    #[serde(default)]
+    pub incarnation: Option<Incarnation>,
+    /// Whether it is neither promoted nor counted.
+    #[serde(default)]
+    pub maintenance: bool,
+    /// How far a clone or a rewind is.
+    #[serde(default)]
+    pub progress: Option<ProgressStatus>,
     /// What it is about, in its own words.
     pub reason: Option<String>,
     /// How long ago it was heard, in milliseconds; 0 for the member that answers.
@@ -136,6 +150,16 @@ pub struct PostgresStatus {
     pub socket_dir: PathBuf,
     pub data_dir: PathBuf,
     pub version: String,
+}
+
+/// How far a clone or a rewind is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgressStatus {
+    pub done_bytes: u64,
+    /// An estimate, which may grow; 0 until it is known.
+    pub total_bytes: u64,
+    /// How long it will still take, at the speed so far.
+    pub seconds_left: Option<u64>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -169,6 +193,8 @@ pub(crate) struct Card {
     pub(crate) total_bytes: Option<u64>,
     #[serde(default)]
     pub(crate) write_waits_ms: Option<u64>,
+    #[serde(default)]
+    pub(crate) progress: Option<ProgressStatus>,
 }
 
 /// One message of gossip.

@@ -76,7 +76,9 @@ pub fn parse(name: &str, path: &str, text: &str) -> Result<Scenario, ScenarioErr
         scenario.steps.push(Step { line, action });
     }
     match scenario.steps.last() {
-        Some(Step { action: Action::Expect(Expectation::NothingLost), .. }) => Ok(scenario),
+        Some(Step { action: Action::Expect(Expectation::NothingLost | Expectation::SomeLost), .. }) => {
+            Ok(scenario)
+        }
         _ => {
             Err(fail(text.lines().count(), "every story ends with `expect lost 0, duplicated 0`".to_owned()))
         }
@@ -171,6 +173,8 @@ fn action(words: &[&str]) -> Result<Action, String> {
         ["service", "upgrade", targets @ ..] if !targets.is_empty() => {
             Action::Service { verb: ServiceVerb::Upgrade, targets: all_targets(targets)? }
         }
+        ["command", rest @ ..] => command(rest, None)?,
+        ["refused", rest @ .., text] => command(rest, Some((*text).to_owned()))?,
         ["sql", on, statement] => {
             Action::Sql { on: target(on)?, statement: (*statement).to_owned(), may_fail: false }
         }
@@ -180,14 +184,23 @@ fn action(words: &[&str]) -> Result<Action, String> {
         ["wait", time @ ..] => Action::Wait { duration: duration(time)? },
         ["expect", rest @ ..] => Action::Expect(expectation(rest)?),
         _ => {
-            let known =
-                "load, client, arrange, fault, heal, start, switchover, service, sql, attempt, wait, expect";
+            let known = "load, client, arrange, fault, heal, start, switchover, service, command, refused, sql, attempt, \
+                         wait, expect";
             return Err(format!(
                 "`{}` is not understood; a line begins with one of: {known}",
                 words.join(" ")
             ));
         }
     })
+}
+
+/// `command [on MEMBER] "…"`, and the same with what it is refused with.
+fn command(words: &[&str], refused: Option<String>) -> Result<Action, String> {
+    match words {
+        [line] => Ok(Action::Command { on: None, line: (*line).to_owned(), refused }),
+        ["on", on, line] => Ok(Action::Command { on: Some(target(on)?), line: (*line).to_owned(), refused }),
+        _ => Err("a command is one text in double quotes, after `on MEMBER` if it matters where".to_owned()),
+    }
 }
 
 fn expectation(words: &[&str]) -> Result<Expectation, String> {
@@ -241,6 +254,7 @@ fn expectation(words: &[&str]) -> Result<Expectation, String> {
             E::Answer { on: target(on)?, statement: (*statement).to_owned(), answer: (*answer).to_owned() }
         }
         ["lost", "0", "duplicated", "0"] => E::NothingLost,
+        ["lost", "some", "duplicated", "0"] => E::SomeLost,
         _ => {
             let known = "write-gap, total-gap, primary, epoch, epochs, streaming, writes, no writes, no errors, fenced, \
                          local client, postgres, service, nothing, alone, at-risk, explain, log, rung, sql, lost";
@@ -249,7 +263,7 @@ fn expectation(words: &[&str]) -> Result<Expectation, String> {
     })
 }
 
-fn target(word: &str) -> Result<Target, String> {
+pub(super) fn target(word: &str) -> Result<Target, String> {
     Ok(match word {
         "primary" => Target::Primary,
         "old" => Target::Old,

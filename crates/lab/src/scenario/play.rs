@@ -160,6 +160,7 @@ impl<'a> Player<'a> {
                 self.mark = clock::now();
                 targets.iter().try_for_each(|name| service::perform(self.cluster, *verb, name))
             }
+            Action::Command { on, line, refused } => self.command(on.as_ref(), line, refused.as_deref()),
             Action::Sql { on, statement, may_fail } => {
                 let site = self.cluster.member(&self.one(on)?)?.site.clone();
                 let answer = sql::query(&sql::administration(&site), statement, SQL_PATIENCE);
@@ -167,6 +168,35 @@ impl<'a> Player<'a> {
             }
             Action::Wait { duration } => interrupt::pause(*duration),
             Action::Expect(expectation) => self.expect(expectation),
+        }
+    }
+
+    /// What an operator types, on the machine of `on` or of any member that lives.
+    fn command(&mut self, on: Option<&Target>, line: &str, refused: Option<&str>) -> Result<()> {
+        self.begin_event()?;
+        let words: Vec<String> = line.split(' ').map(|word| self.filled_in(word)).collect::<Result<_>>()?;
+        let through = match on {
+            Some(on) => self.one(on)?,
+            None => {
+                let lives = |member: &&crate::member::Member| member.process(Kind::Member).is_some();
+                self.cluster.members.iter().find(lives).context("no member lives")?.name().to_owned()
+            }
+        };
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        self.mark = clock::now();
+        match (self.cluster.command(&through, &words), refused) {
+            (Ok(_), None) => Ok(()),
+            (Err(error), Some(text)) if format!("{error:#}").contains(text) => Ok(()),
+            (Ok(_), Some(text)) => bail!("it was carried out, and not refused with {text:?}"),
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// `{standby}` becomes the name of the first standby.
+    fn filled_in(&self, word: &str) -> Result<String> {
+        match word.strip_prefix('{').and_then(|word| word.strip_suffix('}')) {
+            Some(target) => self.one(&super::parse::target(target).map_err(anyhow::Error::msg)?),
+            None => Ok(word.replace("CLUSTER", &self.cluster.name())),
         }
     }
 

@@ -44,6 +44,12 @@ pub(crate) async fn show(
 /// The table, and under it what it means if the primary's machine died now.
 pub(crate) fn render(status: &Status) -> String {
     let mut text = table(status);
+    for row in &status.members {
+        if let Some(progress) = &row.progress {
+            let _ =
+                writeln!(text, "{} is being copied: {}", row.name, super::reinit::progress_words(progress));
+        }
+    }
     let _ = writeln!(text, "{}", outlook(status));
     for warning in &status.warnings {
         let _ = writeln!(text, "! {warning}");

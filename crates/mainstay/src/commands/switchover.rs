@@ -5,13 +5,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use mainstay_core::MemberId;
+use mainstay_member::control::operate::{OperateAnswer, ScheduleRequest};
 use mainstay_member::control::{SwitchoverAnswer, SwitchoverRequest};
+use mainstay_member::operation::words;
 use mainstay_member::status::Status;
 
 use crate::cli::SwitchoverOptions;
 use crate::client::{self, Control};
-use crate::configuration;
 use crate::output::println;
+use crate::{configuration, when};
 
 /// A switchover that has not happened by then is given up by the cluster itself.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -20,6 +22,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 pub(crate) async fn run(options: &SwitchoverOptions) -> Result<ExitCode> {
     let configuration = configuration::load(&options.config.config)?;
     let control = Control::of(&configuration);
+    if options.at.is_some() || options.cancel {
+        return schedule(&control, options).await;
+    }
     let asked = Instant::now();
     let answer = ask(&control, options.to.clone()).await?;
     if !options.json {
@@ -28,6 +33,28 @@ pub(crate) async fn run(options: &SwitchoverOptions) -> Result<ExitCode> {
     }
     let status = wait(&answer, async || client::any_status(&configuration).await).await?;
     report(&answer, &status, asked.elapsed(), options.json)
+}
+
+/// Writes it down for later, or takes it back.
+async fn schedule(control: &Control, options: &SwitchoverOptions) -> Result<ExitCode> {
+    let due_unix_ms = options.at.as_deref().map(when::parse).transpose()?;
+    let request = ScheduleRequest { due_unix_ms, to: options.to.clone() };
+    let answer: OperateAnswer = control.post("/v1/switchover/scheduled", &request).await?;
+    let to = options.to.as_ref().map_or("the best standby", MemberId::as_str);
+    match due_unix_ms {
+        _ if options.json => {
+            println!(
+                "{}",
+                serde_json::json!({ "id": answer.id, "due_unix_ms": due_unix_ms, "to": options.to })
+            );
+        }
+        Some(due) => println!(
+            "a switchover to {to} is due at {}; take it back with: mainstay switchover --cancel",
+            words(due)
+        ),
+        None => println!("the scheduled switchover is taken back"),
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 pub(crate) async fn ask(control: &Control, to: Option<MemberId>) -> Result<SwitchoverAnswer> {

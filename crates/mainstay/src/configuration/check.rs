@@ -1,5 +1,7 @@
 //! From what was typed to what is meant, with every relation checked and its reason given.
 
+mod hooks;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -63,6 +65,7 @@ pub(super) fn check(file: raw::File, base: &Path) -> Checked<Configuration> {
         server_names: server_names(&file.server_names)?,
         lease: lease(file.lease.as_ref())?,
         on_crash: on_crash(file.on_crash.as_ref())?,
+        hooks: hooks::check(&file.hooks)?,
         show_password: file.demo,
         me,
         directory,

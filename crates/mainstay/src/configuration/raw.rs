@@ -25,6 +25,8 @@ pub(super) struct File {
     #[serde(default, rename = "database")]
     pub(super) databases: Vec<Spanned<Database>>,
     #[serde(default)]
+    pub(super) hooks: Hooks,
+    #[serde(default)]
     pub(super) demo: bool,
     #[serde(default, rename = "members")]
     pub(super) members: BTreeMap<String, Spanned<MemberTable>>,
@@ -58,6 +60,13 @@ pub(super) struct Bootstrap {
     pub(super) database: Option<Spanned<String>>,
     pub(super) role: Option<Spanned<String>>,
     pub(super) password_file: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Hooks {
+    pub(super) on_role_change: Option<Spanned<Vec<String>>>,
+    pub(super) timeout: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -6,6 +6,7 @@ mod certificates;
 mod demo;
 mod health;
 mod monitoring;
+mod operate;
 mod reference;
 mod verify;
 

@@ -90,6 +90,7 @@ fn every_configuration_key_is_explained() {
         ("postgresql", "## `[postgresql]`"),
         ("bootstrap", "## `[bootstrap]`"),
         ("database", "## `[[database]]`"),
+        ("hooks", "## `[hooks]`"),
         ("members.m1", "## `[members.NAME]`"),
     ];
     for (table, heading) in sections {
@@ -191,6 +192,10 @@ fn every_field_of_the_status_is_explained() {
     ];
     for (name, heading) in sections {
         assert_same(name, &fields(&source, name), &first_column(section(&page, heading)));
+    }
+    let operation = self::source("crates/member/src/operation.rs");
+    for (name, heading) in [("OperationStatus", "## `operation`"), ("Holding", "## `operation.holdings[]`")] {
+        assert_same(name, &fields(&operation, name), &first_column(section(&page, heading)));
     }
     let words = code_words(section(&page, "## The cluster"));
     for field in fields(&source, "Endpoints").iter().chain(&fields(&source, "CancelledSwitchover")) {

@@ -57,6 +57,7 @@ mod tests {
             next_xid: 0,
             at_unix_ms: 0,
             after,
+            forced: None,
         }
     }
 

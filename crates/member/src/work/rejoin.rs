@@ -8,8 +8,7 @@ use mainstay_core::{Epoch, MemberId};
 use mainstay_postgres::clone::{self, CloneOptions};
 use mainstay_postgres::rewind::{self, RewindOptions};
 use mainstay_postgres::upstream::{Upstream, slot_name};
-use mainstay_postgres::{Progress, history, wal_end};
-use tokio::sync::watch;
+use mainstay_postgres::{history, wal_end};
 use tracing::{info, warn};
 
 use super::Outcome;
@@ -36,8 +35,8 @@ pub(super) async fn clone(
         stall_timeout: STALL_PATIENCE,
     };
     keep_what_is_removed(machinery).await;
-    let (progress, _) = watch::channel(Progress::default());
-    clone::clone(machinery.tools()?, &machinery.layout, &options, &progress).await.map_err(failed)?;
+    let progress = machinery.progress.begin();
+    clone::clone(machinery.tools()?, &machinery.layout, &options, progress).await.map_err(failed)?;
     info!(bytes = progress.borrow().done_bytes, %member, "cloned");
     Ok(Outcome::Done)
 }
@@ -56,9 +55,9 @@ pub(super) async fn rewind(
         system_identifier,
         stall_timeout: REWIND_PATIENCE,
     };
-    let (progress, _) = watch::channel(Progress::default());
+    let progress = machinery.progress.begin();
     let rewound =
-        rewind::rewind(machinery.tools()?, &machinery.layout, &options, &progress).await.map_err(failed)?;
+        rewind::rewind(machinery.tools()?, &machinery.layout, &options, progress).await.map_err(failed)?;
     info!(bytes = rewound.moved_bytes, %member, "rewound");
     tell_of_undone(rewound.diverged_commits, rewound.kept_wal);
     Ok(Outcome::Done)

@@ -129,6 +129,15 @@ fn a_standby_says_how_much_of_what_was_acknowledged_it_has() {
     assert!(!holds(Question::ReadOnlySync, None, &unasked) && holds(Question::ReadOnly, None, &unasked));
 }
 
+/// Nobody is sent to a machine that somebody works on; its PostgreSQL may serve all the same.
+#[test]
+fn a_standby_in_maintenance_is_drained() {
+    let mut maintained = status("m2", "standby");
+    maintained.members.iter_mut().for_each(|row| row.maintenance = row.name == name("m2"));
+    let maintained = Moment { status: Arc::new(maintained), ..moment("m2", "standby") };
+    assert_eq!(answered(&maintained), [Question::Health, Question::Liveness]);
+}
+
 #[test]
 fn a_standby_that_is_too_far_behind_or_does_not_know_is_left_out() {
     let standby = moment("m2", "standby");

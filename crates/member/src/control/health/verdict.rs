@@ -109,6 +109,9 @@ impl Moment {
         if self.hangs_for.is_some() {
             return self.turns();
         }
+        if self.own().is_some_and(|row| row.maintenance) {
+            return no("it is in maintenance, and to be left alone");
+        }
         match (lag, self.own().and_then(|row| row.lag_bytes)) {
             (None, _) => yes(self.reason()),
             (Some(_), None) => no("how far it is behind is not known: the primary is not heard"),

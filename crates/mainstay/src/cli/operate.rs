@@ -1,0 +1,79 @@
+//! What an operator does to a running cluster.
+
+use clap::Args;
+use mainstay_core::MemberId;
+
+use super::ConfigOptions;
+
+#[derive(Debug, Args)]
+pub(crate) struct FailoverOptions {
+    #[command(flatten)]
+    pub(crate) config: ConfigOptions,
+    /// The member to become the primary; without it the best one
+    #[arg(long, value_name = "MEMBER")]
+    pub(crate) to: Option<MemberId>,
+    /// Go on with a member that is not proven to hold every acknowledged commit; asks
+    #[arg(long)]
+    pub(crate) accept_data_loss: bool,
+    /// Answers the question beforehand: the name of the cluster
+    #[arg(long, value_name = "CLUSTER", requires = "accept_data_loss")]
+    pub(crate) confirm: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PauseOptions {
+    #[command(flatten)]
+    pub(crate) config: ConfigOptions,
+    /// Resume by itself then: `30m`, `14:30` or `2026-12-01T14:30:00Z`
+    #[arg(long, value_name = "TIME")]
+    pub(crate) until: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ResumeOptions {
+    #[command(flatten)]
+    pub(crate) config: ConfigOptions,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MaintenanceOptions {
+    #[command(flatten)]
+    pub(crate) config: ConfigOptions,
+    /// The member that somebody works on
+    pub(crate) member: MemberId,
+    /// The work is done
+    #[arg(long, conflicts_with = "until")]
+    pub(crate) off: bool,
+    /// End by itself then: `30m`, `14:30` or `2026-12-01T14:30:00Z`
+    #[arg(long, value_name = "TIME")]
+    pub(crate) until: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReinitOptions {
+    #[command(flatten)]
+    pub(crate) config: ConfigOptions,
+    /// The standby whose data is thrown away
+    pub(crate) member: MemberId,
+    /// Answers the question beforehand: the name of the member
+    #[arg(long, value_name = "MEMBER")]
+    pub(crate) confirm: Option<String>,
+    /// Return at once, and let it go on
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
