@@ -62,6 +62,10 @@ pub enum Job {
     Clone { member: MemberId, epoch: Epoch },
     /// Checkpoint, shut the gate, stop PostgreSQL with everything received by `to`.
     StopForSwitchover { epoch: Epoch, to: MemberId },
+    /// Stop a standby's PostgreSQL; it comes back as any standby that died.
+    StopForRestart { id: u64, number: u64 },
+    /// Checkpoint, shut the gate, stop PostgreSQL, and note lowered parameters in its directory, so that it may start again.
+    StopInPlace { epoch: Epoch, id: u64, number: u64 },
     /// Write these names, prove them effective, wait until k of them have flushed everything inserted by then.
     SetNames { epoch: Epoch, sync: SyncSet },
     /// End the sessions from before the opening, then let applications in.
@@ -89,6 +93,8 @@ impl fmt::Display for Job {
             Job::Rewind { member, .. } => write!(f, "rewinding to {member}"),
             Job::Clone { member, .. } => write!(f, "cloning from {member}"),
             Job::StopForSwitchover { to, .. } => write!(f, "stopping for a switchover to {to}"),
+            Job::StopForRestart { .. } => write!(f, "stopping to be restarted"),
+            Job::StopInPlace { .. } => write!(f, "stopping the primary to restart it"),
             Job::SetNames { sync, .. } if sync.is_lone() => write!(f, "going on alone"),
             Job::SetNames { .. } => write!(f, "changing who acknowledges commits"),
             Job::OpenGate { .. } => write!(f, "letting applications in"),

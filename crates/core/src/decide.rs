@@ -13,6 +13,7 @@ mod hold;
 mod members;
 mod memory;
 mod operate;
+mod restart;
 mod upkeep;
 
 use std::time::Duration;
@@ -70,10 +71,12 @@ const SERVER: &[Rule] = &[
     hold::opening_failed,
     hold::grant_unused,
     hold::promote,
+    restart::keep_stopping,
     hold::server_died,
     operate::step_down,
     health::hung,
     hold::switch_over,
+    restart::stop_in_place,
     hold::primary,
     ended::nothing_to_report,
     ended::seal,
@@ -90,6 +93,7 @@ const SERVER: &[Rule] = &[
     follow::keep_changing,
     operate::reinit,
     operate::leave_stopped,
+    restart::stop_standby,
     follow::keep_following,
     follow::clone_absent,
     follow::seal,
@@ -122,11 +126,15 @@ const STRANGERS: &[Rule] = &[upkeep::end_strangers];
 const UPKEEP: &[Rule] =
     &[upkeep::read_record, upkeep::open_gate, upkeep::change_sync, upkeep::wait_for_gate, upkeep::checkpoint];
 
+/// Restarts of PostgreSQL that an operator asked for.
+const RESTARTS: &[Rule] =
+    &[restart::standby_is_back, restart::ask_for_switchover, restart::turn_of_nobody, restart::give_turn];
+
 /// Decides what the member does now. Total and deterministic; `memory` holds only since when things are as they are.
 pub fn decide(view: &View, memory: &mut Memory) -> Decision {
     memory.observe(view);
     let mut decision = Decision::default();
-    for table in [SERVER, LEASE, MEMBERS, OPERATION, STRANGERS, UPKEEP] {
+    for table in [SERVER, LEASE, MEMBERS, OPERATION, STRANGERS, UPKEEP, RESTARTS] {
         if let Some(verdict) = table.iter().find_map(|rule| rule(view, memory)) {
             decision.reasons.push(verdict.reason);
             decision.actions.extend(verdict.actions);

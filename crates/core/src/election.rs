@@ -170,6 +170,8 @@ pub fn ranking(record: &Record) -> Vec<MemberId> {
         {
             (named.or(holder), None)
         }
+        // It comes back at once, with everything that it had.
+        Phase::Ended { cause: EndCause::RestartedInPlace } => (named.or(holder), None),
         Phase::Ended { cause } if cause.blames_holder() => (named, holder),
         _ => (named, None),
     };

@@ -71,13 +71,24 @@ pub enum Reason {
     Withdrawn { why: String },
     HandingOver,
     NobodyToHandOverTo,
+    RestartingInPlace { epoch: Epoch },
+    StoppingForRestart,
+    Restarted,
+    RestartBySwitchover,
+    RestartTurn { member: MemberId },
+    RestartWaits { what: String },
+    RestartGivenUp { why: String },
+    RestartDone,
 }
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let described = self.describe_waiting(f).or_else(|| self.describe_epoch(f));
-        let described = described.or_else(|| self.describe_members(f));
-        described.or_else(|| self.describe_operation(f)).unwrap_or_else(|| self.describe_rest(f))
+        described
+            .or_else(|| self.describe_members(f))
+            .or_else(|| self.describe_operation(f))
+            .or_else(|| self.describe_restart(f))
+            .unwrap_or_else(|| self.describe_rest(f))
     }
 }
 
@@ -248,6 +259,24 @@ impl Reason {
                     "in maintenance, but no voter streams that could take over: this member goes on as primary"
                 )
             }
+            _ => return None,
+        })
+    }
+
+    fn describe_restart(&self, f: &mut fmt::Formatter<'_>) -> Option<fmt::Result> {
+        Some(match self {
+            Reason::RestartingInPlace { epoch } => {
+                write!(f, "stopping PostgreSQL to restart it where it is; epoch {epoch} ends with it")
+            }
+            Reason::StoppingForRestart => write!(f, "stopping PostgreSQL to restart it"),
+            Reason::Restarted => write!(f, "PostgreSQL was restarted and streams again"),
+            Reason::RestartBySwitchover => {
+                write!(f, "PostgreSQL is restarted here next: another member takes over first")
+            }
+            Reason::RestartTurn { member } => write!(f, "PostgreSQL of {member} is restarted next"),
+            Reason::RestartWaits { what } => write!(f, "the restart waits: {what}"),
+            Reason::RestartGivenUp { why } => write!(f, "the restart is given up: {why}"),
+            Reason::RestartDone => write!(f, "nobody is left to be restarted"),
             _ => return None,
         })
     }

@@ -7,6 +7,8 @@ mod apply;
 mod command;
 mod membership;
 mod operation;
+mod parameters;
+mod restarts;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -17,6 +19,8 @@ use serde::{Deserialize, Serialize};
 pub use command::{Applied, Command, EndCause, Refusal};
 pub use membership::{Invitation, Joining, Membership};
 pub use operation::{Failover, Forced, HeldBack, Operate, Operation, Pause, Scheduled};
+pub use parameters::{ParameterChange, ParameterSet, Parameters, Values};
+pub use restarts::{How, Restart, RestartEnd, Restarts, Turn};
 
 use crate::election::Missing;
 use crate::lineage::{Extent, History};
@@ -29,7 +33,8 @@ use crate::vocabulary::{Epoch, Incarnation, Lsn, MemberId, Timeline};
 /// format is proposed, so that members of two releases work together. What a format adds is left out while it is empty.
 /// A member that meets an entry of a newer format applies nothing any more.
 ///
-/// 2: members join, leave and change their vote; an operator pauses, sets members aside, schedules and forces.
+/// 2: members join, leave and change their vote; an operator pauses, sets members aside, schedules and forces;
+/// PostgreSQL's parameters; restarts of PostgreSQL.
 pub const FORMAT: u32 = 2;
 
 /// How many openings the ledger keeps. The lineage itself is never shortened.
@@ -67,6 +72,10 @@ pub struct Record {
     pub membership: Membership,
     #[serde(default, skip_serializing_if = "Operation::is_default")]
     pub operation: Operation,
+    #[serde(default, skip_serializing_if = "Parameters::is_default")]
+    pub parameters: Parameters,
+    #[serde(default, skip_serializing_if = "Restarts::is_default")]
+    pub restarts: Restarts,
 }
 
 /// What every member must agree on.

@@ -58,6 +58,12 @@ pub struct View {
     pub job: Option<Job>,
     /// The work under way on sync set and gate.
     pub upkeep: Option<Job>,
+    /// What of the configuration waits for a restart of the local server.
+    #[serde(default)]
+    pub restart: RestartNeed,
+    /// The restart and the number of the turn for which this process has stopped its standby.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_for: Option<(u64, u64)>,
     /// Why work of this kind last failed, since the last time it succeeded.
     pub failures: Vec<Failure>,
 }
@@ -217,8 +223,26 @@ pub struct MemberState {
     /// The newest format of the record that it reads, once it has the record; 0 before, and in programs of format 1.
     #[serde(default)]
     pub format: u32,
+    /// What of the configuration waits for a restart of its server.
+    #[serde(default)]
+    pub restart: RestartNeed,
     /// How long ago it heard from each other member, in milliseconds.
     pub heard_ms: BTreeMap<MemberId, u64>,
+}
+
+/// What a restart of a server would change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartNeed {
+    /// Whether the server that runs now was looked at.
+    pub known: bool,
+    /// The number of the record's configuration that was looked at.
+    pub serial: u64,
+    /// A restart would change something.
+    pub pending: bool,
+    /// A primary whose restart would lower what no standby may have lower than it.
+    pub lowers: bool,
+    /// A standby that keeps such values until the primary has lowered them.
+    pub waits: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -193,8 +193,7 @@ impl Cluster {
     /// What an operator does on the machine of `member`: the command, to its end.
     pub fn command(&self, member: &str, words: &[&str]) -> Result<String> {
         let configuration = self.member(member)?.site.configuration_file().display().to_string();
-        let [verb, rest @ ..] = words else { bail!("no command") };
-        let arguments = [&[*verb, "--config", configuration.as_str()], rest].concat();
+        let arguments = [words, &["--config", configuration.as_str()]].concat();
         program::run(&self.binary.display().to_string(), &arguments)
     }
 

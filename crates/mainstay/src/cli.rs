@@ -1,5 +1,6 @@
 //! The command line: verb first, every verb with an example.
 
+mod config;
 mod demo;
 mod members;
 pub(crate) mod operate;
@@ -14,6 +15,9 @@ use operate::{FailoverOptions, MaintenanceOptions, PauseOptions, ReinitOptions, 
 
 use crate::commands::verify::known_check;
 use crate::configuration::length_of_time;
+pub(crate) use config::{
+    ChangeOptions, CheckOptions, ConfigVerb, Place, ReadOptions, RestartOptions, RoleName, ShowOptions,
+};
 pub(crate) use members::{
     InitOptions, JoinOptions, LeaveOptions, MemberOptions, MemberVerb, UninstallOptions,
 };
@@ -105,6 +109,15 @@ pub(crate) enum Verb {
     /// Throw a standby's data away and copy it anew
     #[command(after_help = "Example: mainstay reinit m3")]
     Reinit(ReinitOptions),
+    /// Show and change PostgreSQL's configuration, for the whole cluster
+    #[command(subcommand)]
+    Config(ConfigVerb),
+    /// Restart PostgreSQL, member by member, without stopping the cluster
+    #[command(after_help = "Example: mainstay restart --pending\n         mainstay restart m2")]
+    Restart(RestartOptions),
+    /// Let this member read its own file again: what can change at once changes, the rest is named
+    #[command(after_help = "Example: mainstay reload")]
+    Reload(ReadOptions),
     /// Open psql on the primary
     #[command(after_help = "Example: mainstay psql -- -c 'SELECT now()'")]
     Psql(PsqlOptions),

@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_millis(300);
 /// Views are large, and a busy machine takes its time to write them.
 const EXPLAIN_PATIENCE: Duration = Duration::from_secs(3);
 /// A request that changes something waits for the record.
-const CHANGE_PATIENCE: Duration = Duration::from_secs(5);
+const CHANGE_PATIENCE: Duration = Duration::from_secs(15);
 
 /// The control socket of one member on this machine.
 #[derive(Clone, Debug)]

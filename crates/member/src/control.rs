@@ -5,12 +5,15 @@
 
 mod caller;
 mod certificates;
+mod configuration;
 mod health;
 mod input;
 mod members;
 pub mod operate;
 mod read;
 mod refuse;
+mod reload;
+mod restart;
 mod routes;
 mod switchover;
 
@@ -25,6 +28,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 
 use crate::configuration::Configuration;
+use crate::configure::Configure;
 use crate::explain::Explanations;
 use crate::guard_link::GuardState;
 use crate::heartbeat::Heartbeat;
@@ -38,8 +42,10 @@ use crate::reach::Reacher;
 use crate::status::Status;
 
 pub(crate) use caller::Callers;
+pub use configuration::{ConfigAnswer, ConfigChange, ConfigChanged, TuneAnswer, TunedParameter};
 pub use members::{InviteAnswer, InviteRequest, LeaveRequest, OpenInvitation, RevokeRequest};
 pub use refuse::{Refusal, Refuse};
+pub use restart::{RestartAnswer, RestartCancel, RestartRequest};
 use routes::Routes;
 pub use switchover::{SwitchoverAnswer, SwitchoverRequest};
 
@@ -67,6 +73,7 @@ pub(crate) struct Control {
     pub(crate) proposer: Proposer,
     pub(crate) configuration: Arc<Configuration>,
     pub(crate) machinery: Arc<Machinery>,
+    pub(crate) configure: Configure,
 }
 
 /// Over TCP, without a password: nothing secret, nothing that changes anything.
@@ -96,6 +103,12 @@ fn private_routes() -> Routes<Control> {
         .post("/v1/resume", operate::resume)
         .post("/v1/maintenance", operate::maintenance)
         .post("/v1/reinit", operate::reinit)
+        .get("/v1/config", configuration::show)
+        .get("/v1/config/tune", configuration::tune)
+        .post("/v1/config", configuration::change)
+        .post("/v1/restart", restart::restart)
+        .post("/v1/restart/cancel", restart::cancel)
+        .post("/v1/reload", reload::reload)
 }
 
 /// Every route as method and path, with whether it is served over TCP and on the control socket.

@@ -8,11 +8,13 @@ use mainstay_core::decide::{Memory, unfit};
 use mainstay_core::record::{FORMAT, Record};
 use mainstay_core::sync::SyncSet;
 use mainstay_core::view::{
-    Directory, Failure, Health, Lease, MemberState, Peer, PeerServer, Scan, Server, Upstream, View,
+    Directory, Failure, Health, Lease, MemberState, Peer, PeerServer, RestartNeed, Scan, Server, Upstream,
+    View,
 };
 use mainstay_core::{Epoch, Incarnation, MemberId, Now};
 
 use crate::clock;
+use crate::configure::Configured;
 use crate::guard_link::GuardState;
 use crate::health::Disk;
 use crate::lease::LeaseState;
@@ -27,6 +29,11 @@ pub(crate) fn incarnation_of(directory: &Directory) -> Option<Incarnation> {
         Directory::Valid { incarnation, .. } => Some(*incarnation),
         _ => None,
     }
+}
+
+/// Work after whose end, unless it succeeds, it is not known which names are in effect.
+fn changes_names(job: &Job) -> bool {
+    matches!(job, Job::SetNames { .. } | Job::StopForSwitchover { .. } | Job::StopInPlace { .. })
 }
 
 /// What is known, as it came in.
@@ -51,6 +58,9 @@ pub(crate) struct Facts {
     pub(crate) names: Option<SyncSet>,
     pub(crate) gate_open: Option<Epoch>,
     pub(crate) checkpointed: Option<Epoch>,
+    pub(crate) stopped_for: Option<(u64, u64)>,
+    /// What of the configuration waits for a restart, and of which postmaster that is known.
+    pub(crate) configured: Arc<Configured>,
     pub(crate) failures: Vec<Failure>,
     /// Whether this member leads the store, and who does by its Raft id.
     pub(crate) leads: bool,
@@ -79,6 +89,8 @@ impl Facts {
             names: None,
             gate_open: None,
             checkpointed: None,
+            stopped_for: None,
+            configured: Arc::default(),
             failures: Vec::new(),
             leads: false,
             leader: None,
@@ -120,15 +132,15 @@ impl Facts {
         let Finished { job, result } = finished;
         match result {
             None => {
-                if matches!(job, Job::SetNames { .. } | Job::StopForSwitchover { .. }) {
+                if changes_names(&job) {
                     self.names = None;
                 }
             }
             Some(Err(error)) => {
-                if matches!(job, Job::SetNames { .. } | Job::StopForSwitchover { .. }) {
+                if changes_names(&job) {
                     self.names = None;
                 }
-                if let Job::StopForSwitchover { .. } = job {
+                if let Job::StopForSwitchover { .. } | Job::StopInPlace { .. } = job {
                     self.gate_open = None;
                 }
                 let now = clock::now();
@@ -156,6 +168,7 @@ impl Facts {
             Outcome::Names(names) => self.names = Some(names),
             Outcome::GateOpen(epoch) => self.gate_open = Some(epoch),
             Outcome::Checkpointed(epoch) => self.checkpointed = Some(epoch),
+            Outcome::StoppedFor(id, number) => self.stopped_for = Some((id, number)),
             Outcome::Done => match job {
                 Job::Follow { member, epoch } => {
                     self.upstream = Some(Upstream { member: member.clone(), epoch: *epoch });
@@ -239,8 +252,17 @@ impl Facts {
             peers: self.peers.iter().map(peer).collect(),
             job: job.cloned(),
             upkeep: upkeep.cloned(),
+            restart: self.restart_need(),
+            stopped_for: self.stopped_for,
             failures: self.failures.clone(),
         }
+    }
+
+    /// What was seen of another postmaster than the one that runs now is not known of it.
+    fn restart_need(&self) -> RestartNeed {
+        let postmaster = self.guard.status.as_ref().and_then(|status| status.postmaster);
+        let known = postmaster.is_some() && self.configured.postmaster == postmaster;
+        RestartNeed { known, ..self.configured.need }
     }
 
     /// What the others are told to decide on.
@@ -270,6 +292,7 @@ impl Facts {
             wal_kept_from: self.sql.wal_kept_from.filter(|_| server == PeerServer::Primary),
             checkpointed: view.checkpointed == Some(view.record.epoch),
             format: if view.record.format > 0 { FORMAT } else { 0 },
+            restart: view.restart,
             heard_ms: self.peers.iter().map(heard).collect(),
         }
     }

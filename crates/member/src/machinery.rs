@@ -1,9 +1,10 @@
 //! What every piece of work on the local server needs, and the few steps that they share.
 
+mod parameters;
 mod postmaster;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,8 +12,7 @@ use mainstay_core::record::{Kind, Record};
 use mainstay_core::sync::{SyncSet, Voter};
 use mainstay_core::{Epoch, Incarnation, MemberId};
 use mainstay_guard::{GuardClient, RunAs, Start};
-use mainstay_postgres::configuration::{self, ServerSettings, StreamFrom};
-use mainstay_postgres::hba::{self, Gate};
+use mainstay_postgres::configuration::{self, StreamFrom};
 use mainstay_postgres::layout::Layout;
 use mainstay_postgres::session::{self, Server, Session, SessionError};
 use mainstay_postgres::tools::Tools;
@@ -29,6 +29,8 @@ use crate::progress::Headway;
 use crate::promise::Promises;
 use crate::record_machine::RecordMachine;
 use crate::roster::Roster;
+
+pub(crate) use parameters::{Accepted, FilePart, merged};
 
 /// A statement of ours that takes longer has hung.
 pub(crate) const STATEMENT_PATIENCE: Duration = Duration::from_secs(5);
@@ -72,6 +74,9 @@ pub(crate) struct Machinery {
     pub(crate) incarnation: watch::Receiver<Option<Incarnation>>,
     pub(crate) progress: Headway,
     generation: AtomicU64,
+    /// The newest generation that a piece of work has written; those that change parameters alone are not counted.
+    work_generation: AtomicU64,
+    wanted: parameters::WantedParameters,
     store: RaftStore<RecordMachine>,
     /// Two lanes write PostgreSQL's files, and what is called off may still be writing: one at a time, in order.
     files: Arc<tokio::sync::Mutex<()>>,
@@ -99,6 +104,7 @@ impl Machinery {
         store: RaftStore<RecordMachine>,
     ) -> Machinery {
         let server = Server::new(&layout, port(&configuration));
+        let wanted = parameters::WantedParameters::new(&configuration, &layout);
         // Boot time goes on over restarts of this process, so no number is given twice to one postmaster.
         let generation = AtomicU64::new(clock::now().0 / 1_000_000);
         Machinery {
@@ -114,6 +120,8 @@ impl Machinery {
             incarnation,
             progress: Headway::default(),
             generation,
+            work_generation: AtomicU64::new(0),
+            wanted,
             store,
             files: Arc::default(),
             notes: Arc::default(),
@@ -197,58 +205,6 @@ impl Machinery {
     pub(crate) fn names(sync: &SyncSet) -> String {
         let name = |voter: &Voter| application_name(&voter.member, voter.incarnation);
         configuration::names(sync.k as usize, &sync.voters.iter().map(name).collect::<Vec<_>>())
-    }
-
-    fn settings(&self, names: String, upstream: Option<StreamFrom>) -> (ServerSettings, u64) {
-        let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
-        let own = self.configuration.own_row();
-        let mut parameters = self.configuration.postgresql.parameters.clone();
-        parameters.insert(GENERATION.to_owned(), generation.to_string());
-        let settings = ServerSettings {
-            port: port(&self.configuration),
-            listen_addresses: own.postgres.iter().map(|address| address.ip().to_string()).collect(),
-            tls: true,
-            synchronous_standby_names: names,
-            upstream,
-            parameters,
-        };
-        (settings, generation)
-    }
-
-    /// The settings of a standby that streams from nobody.
-    pub(crate) fn sealed_settings(&self) -> ServerSettings {
-        self.settings(self.standby_names(), None).0
-    }
-
-    /// Writes `postgresql.conf`; answers the number that shows when it was read.
-    pub(crate) async fn write_configuration(
-        &self,
-        names: String,
-        upstream: Option<StreamFrom>,
-    ) -> Result<u64, WorkError> {
-        let (settings, generation) = self.settings(names, upstream);
-        let (layout, version) = (self.layout.clone(), self.tools()?.version());
-        let write = move || configuration::write(&layout, version, &settings);
-        self.write(write).await?.map_err(failed)?;
-        Ok(generation)
-    }
-
-    pub(crate) async fn write_gate(&self, gate: Gate) -> Result<(), WorkError> {
-        let (layout, lines) = (self.layout.clone(), self.configuration.postgresql.hba.clone());
-        self.write(move || hba::write_hba(&layout, gate, &lines)).await?.map_err(failed)?;
-        Ok(())
-    }
-
-    /// Whether no configuration was written after this one.
-    pub(crate) fn is_newest(&self, generation: u64) -> bool {
-        self.generation.load(Ordering::Relaxed) == generation
-    }
-
-    /// Whether the gate on disk is open.
-    pub(crate) fn gate_is_open(&self) -> bool {
-        let written = std::fs::read_to_string(self.layout.hba_file()).ok();
-        let open = hba::render_hba(Gate::Open, &self.configuration.postgresql.hba).ok();
-        open.is_some() && written == open
     }
 
     /// Reloads, and waits until connections are made under the configuration `generation` or a later one.

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, warn};
 
 use crate::clock;
+use crate::configure::Configured;
 use crate::explain::Explanations;
 use crate::facts::{Facts, incarnation_of};
 use crate::gossip;
@@ -77,6 +78,7 @@ pub(crate) struct Watched {
     pub(crate) sql: watch::Receiver<Sql>,
     pub(crate) health: watch::Receiver<Signs>,
     pub(crate) lease: watch::Receiver<LeaseState>,
+    pub(crate) configured: watch::Receiver<Arc<Configured>>,
 }
 
 pub(crate) struct MainLoop {
@@ -239,6 +241,7 @@ impl MainLoop {
         let signs = watched.health.borrow_and_update().clone();
         (self.facts.health, self.facts.disk) = (signs.health, signs.disk);
         self.facts.lease = watched.lease.borrow_and_update().clone();
+        self.facts.configured = Arc::clone(&watched.configured.borrow_and_update());
         let snapshot = watched.record.borrow_and_update().clone();
         self.facts.leads = snapshot.status.role == mainstay_consensus::Role::Leader;
         self.facts.leader = snapshot.status.leader;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use mainstay_core::action::Job;
 use mainstay_core::decide::Decision;
 use mainstay_core::reason::Reason;
-use mainstay_core::record::{Kind, Phase};
+use mainstay_core::record::{Kind, Phase, Record};
 use mainstay_core::sync::SyncSet;
 use mainstay_core::view::{MemberState, PEER_FRESH, PeerServer, Server, View};
 use mainstay_core::{Lsn, MemberId, Now};
@@ -16,7 +16,8 @@ use crate::machinery::port;
 use crate::operation;
 use crate::roster::Roster;
 use crate::status::{
-    CancelledSwitchover, Card, Endpoints, LeaseStatus, MemberStatus, PostgresStatus, Role, Status,
+    CancelledSwitchover, Card, EndedRestart, Endpoints, LeaseStatus, MemberStatus, PostgresStatus,
+    RestartStatus, Role, Status,
 };
 
 /// How long it is shown that something was overridden.
@@ -50,6 +51,7 @@ pub(crate) fn card(
     warnings.extend(facts.guard.error.clone());
     warnings.extend(facts.store_failure.clone());
     warnings.extend(overridden(facts, view.now));
+    warnings.extend(facts.configured.errors.iter().cloned());
     Card {
         pid: std::process::id(),
         guard_pid: status.map(|status| status.guard_pid.unsigned_abs()),
@@ -76,6 +78,13 @@ pub(crate) fn card(
         free_bytes: facts.disk.free_bytes,
         total_bytes: facts.disk.total_bytes,
         write_waits_ms: facts.health.write_waits_since.map(|since| milliseconds(view.now.since(since))),
+        pending_restart: facts.configured.pending.clone(),
+        altered: facts.configured.altered.clone(),
+        configuration: is_data.then_some(facts.configured.serial),
+        restart_waits_for: decision.reasons.iter().find_map(|reason| match reason {
+            Reason::RestartWaits { what } => Some(what.clone()),
+            _ => None,
+        }),
     }
 }
 
@@ -183,10 +192,10 @@ pub(crate) fn status(
             .map(|tenure| crate::machinery::Machinery::names(&tenure.names))
             .unwrap_or_default(),
         leads: facts.leads,
-        cancelled_switchover: record
-            .cancelled
-            .as_ref()
-            .map(|cancelled| CancelledSwitchover { id: cancelled.id, why: cancelled.why.clone() }),
+        cancelled_switchover: cancelled_switchover(record),
+        configuration: record.parameters.serial,
+        restart: restart(record, primary_card),
+        ended_restart: ended_restart(record),
         store_leader: facts.leader.and_then(|leader| {
             record.members.iter().find(|(_, row)| row.raft_id == leader).map(|(name, _)| name.clone())
         }),
@@ -194,6 +203,27 @@ pub(crate) fn status(
         warnings,
         operation,
     }
+}
+
+fn cancelled_switchover(record: &Record) -> Option<CancelledSwitchover> {
+    let cancelled = record.cancelled.as_ref()?;
+    Some(CancelledSwitchover { id: cancelled.id, why: cancelled.why.clone() })
+}
+
+fn ended_restart(record: &Record) -> Option<EndedRestart> {
+    let ended = record.restarts.ended.as_ref()?;
+    let done = ended.done.iter().cloned().collect();
+    Some(EndedRestart { id: ended.id, done, why: ended.why.clone() })
+}
+
+fn restart(record: &Record, primary_card: Option<&Card>) -> Option<RestartStatus> {
+    record.restarts.wanted.as_ref().map(|restart| RestartStatus {
+        id: restart.id,
+        by: restart.by.clone(),
+        turn: restart.turn.as_ref().map(|turn| turn.member.clone()),
+        done: restart.done.keys().cloned().collect(),
+        waits_for: primary_card.and_then(|card| card.restart_waits_for.clone()),
+    })
 }
 
 /// What stands above every other reason: too few voters are heard for anything to be decided.
@@ -256,6 +286,9 @@ fn member(
         incarnation: known.and_then(|(_, state, _)| state.incarnation),
         maintenance: view.record.in_maintenance(name),
         progress: known.and_then(|(_, _, card)| card.progress.clone()),
+        pending_restart: known.map(|(_, _, card)| card.pending_restart.clone()).unwrap_or_default(),
+        altered: known.map(|(_, _, card)| card.altered.clone()).unwrap_or_default(),
+        configuration: known.and_then(|(_, _, card)| card.configuration),
         reason: known.map(|(_, _, card)| card.reason.clone()),
         heard_ms: heard.and_then(|(ago, _, _)| ago),
         version: known.and_then(|(_, _, card)| card.version.clone()),

@@ -2,6 +2,7 @@
 
 mod error;
 mod files;
+mod signals;
 mod wiring;
 
 use std::path::PathBuf;
@@ -9,7 +10,6 @@ use std::sync::{Arc, Mutex};
 
 use mainstay_consensus::Identity as RaftIdentity;
 use mainstay_core::record::{Command, Kind};
-use mainstay_guard::SpawnGuard;
 use mainstay_net::{Endpoint, Server};
 use mainstay_postgres::layout::Layout;
 use mainstay_postgres::tools::{RunAs, Tools};
@@ -19,10 +19,11 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, info};
 
 use crate::configuration::Configuration;
+use crate::configure::{Configure, Reload};
 use crate::control::{self, Callers, Control, Seen};
 use crate::explain::Explanations;
 use crate::facts::Facts;
-use crate::guard_link::{self, GuardPlace, GuardState};
+use crate::guard_link::{self, GuardState};
 use crate::heartbeat::Heartbeat;
 use crate::hooks::Hook;
 use crate::join::Desk;
@@ -96,7 +97,9 @@ pub enum Finish {
 }
 
 /// Runs the member until it is told to stop.
-pub async fn run(configuration: Configuration) -> Result<Finish, MemberError> {
+///
+/// `reload` reads its file again, when it is told to.
+pub async fn run(configuration: Configuration, reload: Reload) -> Result<Finish, MemberError> {
     let (tools, layout) = tools_and_layout(&configuration).await?;
     let roster = roster::load(&configuration)?;
     let endpoint = endpoint(&configuration, &roster)?;
@@ -133,7 +136,7 @@ pub async fn run(configuration: Configuration) -> Result<Finish, MemberError> {
         lease,
         guard_directory: places.guard,
     };
-    member.run(server, outgoing).await
+    member.run(server, outgoing, reload).await
 }
 
 /// The parts of a member that are made before anything is wired.
@@ -154,6 +157,7 @@ impl Member {
         self,
         server: Server,
         outgoing: mpsc::Receiver<mainstay_consensus::Outgoing>,
+        reload: Reload,
     ) -> Result<Finish, MemberError> {
         let (events, queue) = mpsc::unbounded_channel();
         let (guard, guard_seen) = wiring::guard_state();
@@ -179,24 +183,25 @@ impl Member {
         let (sql, sql_seen) = watch::channel(observe::Sql::default());
         let (signs, signs_seen) = watch::channel(health::Signs::default());
         if self.tools.is_some() {
-            tokio::spawn(guard_link::keep(self.guard_place(), Arc::clone(&guard), poked, self.lease.clone()));
+            self.keep_guard(&guard, poked);
             self.look_after_postgresql(&machinery, wanted_seen, sql, signs);
         }
         let (proposer, explanations) = (Proposer::new(self.store.clone()), Arc::default());
         let facts = self.facts()?;
         let (status, status_seen) = wiring::first_status(&self.configuration, &facts);
         let heartbeat = Heartbeat::new();
+        let configure = Configure::start(Arc::clone(&machinery), reload).await;
         let watched = Watched {
             record: self.store.watch(),
             guard: guard_seen,
             sql: sql_seen,
             health: signs_seen,
             lease: self.lease.state(),
+            configured: configure.seen.clone(),
         };
         self.look_after_applications(&machinery, &status_seen);
         let seen = self.seen(status_seen.clone(), &machinery, &watched, &heartbeat);
-        self.answer(seen, &explanations, &proposer, &machinery).await?;
-        wiring::listen_to_signals(&events).map_err(MemberError::Thread)?;
+        self.answer(self.control(seen, &explanations, &proposer, &machinery, configure), &events).await?;
         let main_loop = MainLoop {
             constants: self.constants(),
             run_lane: wiring::lane("work", &machinery, &events, Event::Run)?,
@@ -221,8 +226,12 @@ impl Member {
             hook: Hook::start(&self.configuration, self.layout.run_as().cloned()),
         };
         self.say_ready(status_seen);
-        let ended = main_loop.run(watched, queue).await;
-        self.end(ended, &machinery, &guard).await
+        self.end(main_loop.run(watched, queue).await, &machinery, &guard).await
+    }
+
+    fn keep_guard(&self, guard: &Arc<watch::Sender<GuardState>>, poked: mpsc::Receiver<()>) {
+        let place = wiring::guard_place(&self.configuration, &self.layout, &self.guard_directory);
+        tokio::spawn(guard_link::keep(place, Arc::clone(guard), poked, self.lease.clone()));
     }
 
     /// A witness has no PostgreSQL to look at or to probe.
@@ -300,20 +309,30 @@ impl Member {
         notify::ready(status);
     }
 
-    async fn answer(
+    fn control(
         &self,
         seen: Seen,
         explanations: &Arc<Mutex<Explanations>>,
         proposer: &Proposer,
         machinery: &Arc<Machinery>,
-    ) -> Result<(), MemberError> {
-        let control = Control {
+        configure: Configure,
+    ) -> Control {
+        Control {
             seen,
             explanations: Arc::clone(explanations),
             proposer: proposer.clone(),
             configuration: Arc::new(self.configuration.clone()),
             machinery: Arc::clone(machinery),
-        };
+            configure,
+        }
+    }
+
+    async fn answer(
+        &self,
+        control: Control,
+        events: &mpsc::UnboundedSender<Event>,
+    ) -> Result<(), MemberError> {
+        signals::listen(events, control.configure.asks.clone()).map_err(MemberError::Thread)?;
         let (http, socket) = (self.configuration.own_row().http, self.configuration.control_socket());
         control::serve(control, http, &socket, Callers::new(self.layout.run_as())).await?;
         Ok(())
@@ -356,25 +375,6 @@ impl Member {
             debug!(%error, "the guard goes on");
         }
         let _ = std::fs::remove_file(self.layout.state_dir().join("member.pid"));
-    }
-
-    fn guard_place(&self) -> GuardPlace {
-        let text = |path: &std::path::Path| path.display().to_string();
-        GuardPlace {
-            directory: self.guard_directory.clone(),
-            data_directory: self.layout.data().to_owned(),
-            spawn: SpawnGuard {
-                program: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("mainstay")),
-                arguments: vec![
-                    "guard".to_owned(),
-                    "--directory".to_owned(),
-                    text(&self.guard_directory),
-                    "--data-directory".to_owned(),
-                    text(self.layout.data()),
-                ],
-                log_file: self.configuration.directory.join("log").join("guard.log"),
-            },
-        }
     }
 
     fn constants(&self) -> Constants {

@@ -41,6 +41,15 @@ pub struct Status {
     pub leads: bool,
     /// The newest switchover that was given up, if one was.
     pub cancelled_switchover: Option<CancelledSwitchover>,
+    /// The number of the cluster's configuration; see `mainstay config history`.
+    #[serde(default)]
+    pub configuration: u64,
+    /// The restart that is under way.
+    #[serde(default)]
+    pub restart: Option<RestartStatus>,
+    /// How the newest one ended.
+    #[serde(default)]
+    pub ended_restart: Option<EndedRestart>,
     /// The member that leads the store, if this one knows.
     pub store_leader: Option<MemberId>,
     /// Why things are as they are, in a sentence.
@@ -125,6 +134,15 @@ pub struct MemberStatus {
     /// How far a clone or a rewind is.
     #[serde(default)]
     pub progress: Option<ProgressStatus>,
+    /// Parameters that its PostgreSQL does not run with yet.
+    #[serde(default)]
+    pub pending_restart: Vec<PendingParameter>,
+    /// What somebody has set by `ALTER SYSTEM`, or by hand in its file.
+    #[serde(default)]
+    pub altered: Vec<AlteredParameter>,
+    /// The number of the cluster's configuration that it uses.
+    #[serde(default)]
+    pub configuration: Option<u64>,
     /// What it is about, in its own words.
     pub reason: Option<String>,
     /// How long ago it was heard, in milliseconds; 0 for the member that answers.
@@ -171,6 +189,46 @@ pub struct LeaseStatus {
     pub remaining_ms: Option<u64>,
 }
 
+/// A parameter that PostgreSQL does not run with yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingParameter {
+    pub name: String,
+    pub running: String,
+    /// `None`: PostgreSQL's default.
+    pub wanted: Option<String>,
+    /// What has to happen first.
+    pub waits_for: String,
+}
+
+/// A parameter from `postgresql.auto.conf`, which overrides Mainstay's configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AlteredParameter {
+    pub name: String,
+    pub value: String,
+}
+
+/// Restarts of PostgreSQL that were asked for and are not done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartStatus {
+    pub id: u64,
+    pub by: String,
+    /// Whose PostgreSQL is being restarted.
+    pub turn: Option<MemberId>,
+    /// Who has had a turn.
+    pub done: Vec<MemberId>,
+    /// What it waits for, as the primary sees it.
+    pub waits_for: Option<String>,
+}
+
+/// How the newest restart ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndedRestart {
+    pub id: u64,
+    pub done: Vec<MemberId>,
+    /// Why it was given up, if it was.
+    pub why: Option<String>,
+}
+
 /// What a member tells the others for people to look at, beside what they decide on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Card {
@@ -195,6 +253,15 @@ pub(crate) struct Card {
     pub(crate) write_waits_ms: Option<u64>,
     #[serde(default)]
     pub(crate) progress: Option<ProgressStatus>,
+    #[serde(default)]
+    pub(crate) pending_restart: Vec<PendingParameter>,
+    #[serde(default)]
+    pub(crate) altered: Vec<AlteredParameter>,
+    #[serde(default)]
+    pub(crate) configuration: Option<u64>,
+    /// Primary: what a restart waits for.
+    #[serde(default)]
+    pub(crate) restart_waits_for: Option<String>,
 }
 
 /// One message of gossip.

@@ -6,6 +6,7 @@ mod found;
 mod names;
 mod open;
 mod rejoin;
+mod restart;
 mod stream;
 mod switchover;
 
@@ -24,10 +25,15 @@ use crate::machinery::{Machinery, WorkError};
 #[derive(Debug)]
 pub(crate) enum Outcome {
     Done,
-    Sealed { epoch: Epoch, scan: Scan },
+    Sealed {
+        epoch: Epoch,
+        scan: Scan,
+    },
     Names(SyncSet),
     GateOpen(Epoch),
     Checkpointed(Epoch),
+    /// The restart and the turn for which the standby was stopped.
+    StoppedFor(u64, u64),
 }
 
 /// The end of a piece of work; `None`: it was called off.
@@ -125,6 +131,8 @@ async fn carry_out(machinery: &Machinery, job: &Job) -> Result<Outcome, WorkErro
         Job::Rewind { member, epoch } => rejoin::rewind(machinery, member, *epoch).await,
         Job::Clone { member, epoch } => rejoin::clone(machinery, member, *epoch).await,
         Job::SetNames { sync, .. } => names::set(machinery, sync).await,
-        Job::StopForSwitchover { to, .. } => switchover::stop(machinery, to).await,
+        Job::StopForSwitchover { to, .. } => switchover::stop(machinery, Some(to)).await,
+        Job::StopForRestart { id, number } => restart::stop_standby(machinery, *id, *number).await,
+        Job::StopInPlace { .. } => restart::stop_in_place(machinery).await,
     }
 }

@@ -29,7 +29,7 @@ use sight::{Minds, incarnation_of};
 use wal::Wal;
 use world::{Lease, MADE, MEMBERS, Member, NOBODY, NOTHING, Server, Spent, Touch, Work, end_of_recovery};
 
-pub use sight::Act;
+pub use acts::Act;
 pub use world::State;
 
 /// What can go wrong, and how often.

@@ -8,8 +8,12 @@ use crate::layout::Layout;
 use crate::tools::Version;
 use crate::upstream::{Upstream, is_plain_path};
 
+mod check;
+mod hold;
 mod parameters;
 
+pub use check::{Catalogue, Known, Problem, check, missing_libraries};
+pub use hold::{Held, LEAST_OF_A_STANDBY, hold};
 pub(crate) use parameters::sets_the_same;
 pub use parameters::{is_managed, reason_for_protection};
 
@@ -66,6 +70,16 @@ pub fn names(k: usize, voters: &[String]) -> String {
     format!("ANY {k} ({})", quoted.join(","))
 }
 
+/// What Mainstay sets where nobody else does, by name.
+pub fn own_defaults() -> impl Iterator<Item = (&'static str, &'static str)> {
+    parameters::defaults()
+}
+
+/// What Mainstay sets whatever anybody else says, by name.
+pub fn own_fixed(version: Version) -> impl Iterator<Item = (&'static str, &'static str)> {
+    parameters::fixed(version)
+}
+
 /// Checks the operator's parameters, without rendering anything.
 pub fn check_parameters(parameters: &BTreeMap<String, String>) -> Result<(), ConfigurationError> {
     parameters::check(parameters).map(|_| ())
@@ -76,15 +90,56 @@ pub fn fixed_parameters(version: Version) -> impl Iterator<Item = (&'static str,
     parameters::fixed(version)
 }
 
+/// Where the part begins that only pieces of work on the server change.
+const OWN_PART: &str = "\n# This member\n";
+
 /// Renders `postgresql.conf`. The same settings always give the same text.
 pub fn render(
     layout: &Layout,
     version: Version,
     settings: &ServerSettings,
 ) -> Result<String, ConfigurationError> {
-    let operators = parameters::check(&settings.parameters)?;
+    let mut text = render_parameters(version, &settings.parameters)?;
+    text.push_str(OWN_PART);
+    for (name, value) in member_parameters(layout, settings)? {
+        let _ = writeln!(text, "{name} = {}", quote(&value));
+    }
+    Ok(text)
+}
+
+/// Writes `postgresql.conf` with other parameters of the operator's, durably: whom the server streams from and who acknowledges
+/// its commits stays as it stands there. Returns whether it changed; nothing is written where there is no file of ours.
+///
+/// The file that comes out is compared without the lines of `volatile`, a parameter that alone is no reason to write.
+pub fn rewrite_parameters(
+    layout: &Layout,
+    version: Version,
+    parameters: &BTreeMap<String, String>,
+    volatile: &str,
+) -> Result<bool, ConfigurationError> {
+    let path = layout.configuration_file();
+    let present = durable::read(&path)?.unwrap_or_default();
+    let present = String::from_utf8_lossy(&present);
+    let Some((before, own)) = present.split_once(OWN_PART) else { return Ok(false) };
+    let wanted = render_parameters(version, parameters)?;
+    let plain = |text: &str| {
+        let lines = text.lines().filter(|line| !line.starts_with(volatile));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    if plain(before) == plain(&wanted) {
+        return Ok(false);
+    }
+    let text = format!("{wanted}{OWN_PART}{own}");
+    Ok(durable::write(&path, text.as_bytes(), layout.configuration_access())?)
+}
+
+fn render_parameters(
+    version: Version,
+    parameters: &BTreeMap<String, String>,
+) -> Result<String, ConfigurationError> {
+    let operators = parameters::check(parameters)?;
     let mut text = String::from(
-        "# Written by Mainstay at each start and change: edits are lost. See mainstay's own file.\n",
+        "# Written by Mainstay at each start and change: edits are lost. Use: mainstay config edit\n",
     );
     let mut section = |title: &str, parameters: &mut dyn Iterator<Item = (String, String)>| {
         let _ = writeln!(text, "\n# {title}");
@@ -100,7 +155,6 @@ pub fn render(
         "Protected: bounds and guarantees rest on these",
         &mut fixed.map(|(n, v)| (n.to_owned(), v.to_owned())),
     );
-    section("This member", &mut member_parameters(layout, settings)?.into_iter());
     Ok(text)
 }
 

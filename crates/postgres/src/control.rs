@@ -92,7 +92,18 @@ pub struct Control {
     pub next_xid: u64,
     pub data_checksums: bool,
     pub wal_segment_bytes: u64,
+    /// What no standby of this data may have less of, by the parameter's name.
+    pub least: BTreeMap<&'static str, u64>,
 }
+
+/// The parameters that a standby must not have lower than its primary, and how `pg_controldata` calls them.
+const LEAST: [(&str, &str); 5] = [
+    ("max_connections", "max_connections setting"),
+    ("max_worker_processes", "max_worker_processes setting"),
+    ("max_wal_senders", "max_wal_senders setting"),
+    ("max_prepared_transactions", "max_prepared_xacts setting"),
+    ("max_locks_per_transaction", "max_locks_per_xact setting"),
+];
 
 /// Reads the `pg_control` of the member's directory.
 pub async fn read(tools: &Tools, layout: &Layout) -> Result<Control, ControlError> {
@@ -154,6 +165,10 @@ fn parse(printed: &str) -> Result<Control, ControlError> {
         next_xid: (half(epoch)? << 32) | half(xid)?,
         data_checksums: field::<u32>(&fields, "Data page checksum version")? != 0,
         wal_segment_bytes: field(&fields, "Bytes per WAL segment")?,
+        least: LEAST
+            .iter()
+            .filter_map(|(name, printed)| Some((*name, fields.get(printed)?.parse().ok()?)))
+            .collect(),
     })
 }
 
@@ -176,6 +191,8 @@ Minimum recovery ending location:     1/1000
 Min recovery ending loc's timeline:   3
 WAL block size:                       8192
 Bytes per WAL segment:                16777216
+max_connections setting:              150
+max_prepared_xacts setting:           0
 Data page checksum version:           1
 ";
 
@@ -189,6 +206,8 @@ Data page checksum version:           1
         assert_eq!(control.minimum_recovery_end, Lsn(0x1_0000_1000));
         assert_eq!(control.next_xid, (1 << 32) | 726);
         assert!(control.data_checksums);
+        let least = [("max_connections", 150), ("max_prepared_transactions", 0)];
+        assert_eq!(control.least, BTreeMap::from(least));
     }
 
     #[test]

@@ -73,6 +73,21 @@ pub fn write_hba(layout: &Layout, gate: Gate, application_lines: &[String]) -> R
     Ok(durable::write(&layout.hba_file(), text.as_bytes(), layout.configuration_access())?)
 }
 
+/// Whether this is a file of ours with the gate open, whichever lines it has.
+pub fn is_open(written: &str) -> bool {
+    written.contains("\n# Applications\n")
+}
+
+/// Writes `pg_hba.conf` with other lines for applications, durably, the gate left as it is. Returns whether it changed.
+pub fn rewrite_hba(layout: &Layout, application_lines: &[String]) -> Result<bool, HbaError> {
+    let present = durable::read(&layout.hba_file())?.unwrap_or_default();
+    let present = String::from_utf8_lossy(&present);
+    if !is_open(&present) {
+        return Ok(false);
+    }
+    write_hba(layout, Gate::Open, application_lines)
+}
+
 /// Writes `pg_ident.conf`: root, PostgreSQL's user and our own are Mainstay's role on the Unix socket.
 pub fn write_ident(layout: &Layout) -> Result<bool, HbaError> {
     let own = User::from_uid(geteuid()).ok().flatten().map(|user| user.name);

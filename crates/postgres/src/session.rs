@@ -16,10 +16,12 @@ use crate::upstream::ADMINISTRATION_ROLE;
 
 mod observation;
 mod probe;
+mod settings;
 mod statements;
 
 pub use observation::{Observation, Slot, Walreceiver, Walsender};
 pub use probe::{Probe, fresh_probe};
+pub use settings::{Setting, Settings};
 
 /// The server ends a statement first; only one that is stuck altogether is left to our own clock.
 const GRACE: Duration = Duration::from_millis(500);

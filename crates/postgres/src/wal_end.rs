@@ -229,6 +229,7 @@ mod tests {
             next_xid: 3,
             data_checksums: true,
             wal_segment_bytes: 16 << 20,
+            least: Default::default(),
         }
     }
 

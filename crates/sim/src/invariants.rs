@@ -251,6 +251,7 @@ fn cause_name(cause: &mainstay_core::record::EndCause) -> &'static str {
         EndCause::Hung { .. } => "hung",
         EndCause::Switchover { .. } => "switchover",
         EndCause::Restarted => "restarted",
+        EndCause::RestartedInPlace => "restarted in place",
         EndCause::NotOpened { .. } => "not opened",
         EndCause::DirectoryLost => "directory lost",
         EndCause::Expired { .. } => "expired",

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use mainstay_core::decide::Memory;
 use mainstay_core::lease::{Grantor, Holder};
 use mainstay_core::record::{Command, Kind, Record};
-use mainstay_core::view::{Directory, MemberState, Running, Server, View};
+use mainstay_core::view::{Directory, MemberState, RestartNeed, Running, Server, View};
 use mainstay_core::{Epoch, MemberId, Now};
 
 use crate::event::{Event, Life, MemberEvent, Message};
@@ -167,6 +167,8 @@ impl World {
             peers: BTreeMap::new(),
             job: None,
             upkeep: None,
+            restart: RestartNeed { known: true, ..RestartNeed::default() },
+            stopped_for: None,
             failures: Vec::new(),
         }
     }

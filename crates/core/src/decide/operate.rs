@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Memory, Verdict, follow, has_ended, health, hold, holds_open};
+use super::{Memory, Verdict, follow, has_ended, health, hold, holds_open, restart};
 use crate::action::{Action, Kill};
 use crate::election;
 use crate::reason::Reason;
@@ -64,7 +64,7 @@ pub(super) fn reinit(view: &View, _: &mut Memory) -> Option<Verdict> {
 pub(super) fn leave_stopped(view: &View, _: &mut Memory) -> Option<Verdict> {
     let epoch = follow::other_open(view)?.epoch;
     let down = matches!(view.server, Server::Down { .. });
-    if !down || !matches!(view.directory, Directory::Valid { .. }) {
+    if !down || !matches!(view.directory, Directory::Valid { .. }) || restart::stopped_for_its_turn(view) {
         return None;
     }
     let followed = view.upstream.as_ref().is_some_and(|upstream| upstream.epoch == epoch);

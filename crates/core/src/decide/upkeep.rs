@@ -24,7 +24,7 @@ const CAUGHT_UP_BYTES: u64 = 16 * 1024 * 1024;
 fn open_primary(view: &View) -> Option<(&Tenure, &Primary)> {
     let tenure = view.record.base.as_ref().filter(|_| holds_open(view) && view.holds_lease())?;
     let running = view.running().filter(|running| running.opened == Some(tenure.epoch))?;
-    let stopping = matches!(view.job, Some(Job::StopForSwitchover { .. }));
+    let stopping = matches!(view.job, Some(Job::StopForSwitchover { .. } | Job::StopInPlace { .. }));
     running.primary.as_ref().filter(|_| !stopping).map(|primary| (tenure, primary))
 }
 

@@ -49,6 +49,15 @@ impl Record {
             Command::SetVoters { serial, voters } => self.set_voters(serial, &voters),
             Command::SettleVoters { serial } => self.settle_voters(serial),
             Command::Operate(what) => self.operate(what),
+            Command::ChangeParameters { serial, set, by, at_unix_ms } => {
+                self.change_parameters(serial, set, by, at_unix_ms)
+            }
+            Command::RequestRestart { id, members, in_place, by } => {
+                self.request_restart(id, members, in_place, by)
+            }
+            Command::GiveTurn { id, member, epoch, how } => self.give_turn(id, member, epoch, how),
+            Command::EndTurn { id, number } => self.end_turn(id, number),
+            Command::EndRestart { id, why } => self.end_restart(id, why),
         };
         result.unwrap_or_else(Applied::Refused)
     }
@@ -166,6 +175,8 @@ impl Record {
             self.ledger.remove(0);
         }
         self.lineage = history;
+        let last = self.base.as_ref().map(|base| base.holder.clone());
+        self.turn_after_opening(last.as_ref(), &tenure.holder);
         self.base = Some(tenure);
         self.unopened.clear();
         self.reports.clear();

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Invitation, Joining, Member, Operate, Report, Settings};
+use super::{How, Invitation, Joining, Member, Operate, ParameterSet, Report, Settings};
 use crate::lineage::History;
 use crate::sync::SyncSet;
 use crate::vocabulary::{Epoch, Incarnation, MemberId, Timeline};
@@ -98,12 +98,44 @@ pub enum Command {
     },
     /// An operator's wish, or what follows from one.
     Operate(Operate),
+    /// What PostgreSQL is configured with from now on; if nothing of this has changed since `serial`.
+    ChangeParameters {
+        serial: u64,
+        set: ParameterSet,
+        by: String,
+        at_unix_ms: u64,
+    },
+    /// PostgreSQL of these members is to be restarted, one after the other; none named: where parameters wait for it.
+    RequestRestart {
+        id: u64,
+        members: BTreeSet<MemberId>,
+        in_place: bool,
+        by: String,
+    },
+    /// This member's PostgreSQL is restarted next.
+    GiveTurn {
+        id: u64,
+        member: MemberId,
+        epoch: Epoch,
+        how: How,
+    },
+    /// The turn's member has been restarted and serves again.
+    EndTurn {
+        id: u64,
+        number: u64,
+    },
+    /// Nobody is left to be restarted, or it is given up and why.
+    EndRestart {
+        id: u64,
+        why: Option<String>,
+    },
 }
 
 impl Command {
     /// The first format of the record in which it may be proposed.
     pub fn format(&self) -> u32 {
         match self {
+            Command::End { cause: EndCause::RestartedInPlace, .. } => 2,
             Command::Create { .. }
             | Command::Found { .. }
             | Command::Grant { .. }
@@ -121,7 +153,12 @@ impl Command {
             | Command::Remove { .. }
             | Command::SetVoters { .. }
             | Command::SettleVoters { .. }
-            | Command::Operate(_) => 2,
+            | Command::Operate(_)
+            | Command::ChangeParameters { .. }
+            | Command::RequestRestart { .. }
+            | Command::GiveTurn { .. }
+            | Command::EndTurn { .. }
+            | Command::EndRestart { .. } => 2,
         }
     }
 }
@@ -142,6 +179,8 @@ pub enum EndCause {
     Switchover { to: Option<MemberId> },
     /// The member was started anew, and no PostgreSQL of this epoch is left.
     Restarted,
+    /// The holder stopped PostgreSQL to start it again with another configuration. (Format 2.)
+    RestartedInPlace,
     /// The grant came too late or the promotion failed; PostgreSQL was not opened, or is gone again.
     NotOpened { why: String },
     /// The data directory is gone or is not the one that was granted.
@@ -157,7 +196,7 @@ pub enum EndCause {
 impl EndCause {
     /// Whether the last holder is at fault, so that another is to be preferred.
     pub fn blames_holder(&self) -> bool {
-        !matches!(self, EndCause::Founded | EndCause::Restarted)
+        !matches!(self, EndCause::Founded | EndCause::Restarted | EndCause::RestartedInPlace)
     }
 }
 
@@ -173,6 +212,7 @@ impl fmt::Display for EndCause {
             }
             EndCause::Switchover { to: None } => write!(f, "PostgreSQL was stopped for a switchover"),
             EndCause::Restarted => write!(f, "the member was started anew"),
+            EndCause::RestartedInPlace => write!(f, "PostgreSQL was stopped to be restarted"),
             EndCause::NotOpened { why } => write!(f, "it was not opened: {why}"),
             EndCause::DirectoryLost => write!(f, "the data directory is gone"),
             EndCause::Expired { voters, .. } => {
@@ -243,4 +283,12 @@ pub enum Refusal {
     NotScheduled,
     #[error("the voters have been changed since, or a change of them is not settled yet")]
     OtherVoters,
+    #[error("the configuration was changed meanwhile and is at number {now}; look at it and change it again")]
+    OtherParameters { now: u64 },
+    #[error("the configuration has {bytes} bytes; at most {most} are kept")]
+    TooManyParameters { bytes: usize, most: usize },
+    #[error("a restart is under way; see it with: mainstay status")]
+    RestartUnderWay,
+    #[error("it is about another restart")]
+    OtherRestart,
 }

@@ -254,6 +254,7 @@ impl Record {
         self.members.remove(member);
         self.reports.remove(member);
         self.forget_member(member);
+        self.forget_parameters_of(member);
         Ok(Applied::Done)
     }
 

@@ -12,8 +12,8 @@ use mainstay_core::lineage::{Extent, Fork};
 use mainstay_core::record::{Applied, Command, Kind, Member, OnCrash, Record, Report, Settings};
 use mainstay_core::sync::{SyncSet, Voter};
 use mainstay_core::view::{
-    Directory, Health, Lease, MemberState, Peer, PeerServer, Primary, RunOut, Running, Scan, Server,
-    Streaming, Upstream, View, Walsender,
+    Directory, Health, Lease, MemberState, Peer, PeerServer, Primary, RestartNeed, RunOut, Running, Scan,
+    Server, Streaming, Upstream, View, Walsender,
 };
 use mainstay_core::{Epoch, Lsn, MemberId, Now};
 
@@ -153,8 +153,15 @@ pub(crate) fn seen_by(record: &Record, me: &MemberId, now: Now) -> View {
         peers: record.members.keys().filter(|name| *name != me).map(|name| peer(record, name, now)).collect(),
         job: None,
         upkeep: None,
+        restart: looked_at(record),
+        stopped_for: None,
         failures: Vec::new(),
     }
+}
+
+/// Every server runs with what is wanted.
+fn looked_at(record: &Record) -> RestartNeed {
+    RestartNeed { known: true, serial: record.parameters.serial, ..RestartNeed::default() }
 }
 
 fn runs_postgresql(record: &Record, me: &MemberId) -> bool {
@@ -271,6 +278,7 @@ fn peer(record: &Record, name: &MemberId, now: Now) -> (MemberId, Peer) {
         wal_kept_from: primary.then_some(FORK),
         checkpointed: primary,
         format: 0,
+        restart: looked_at(record),
         heard_ms: record
             .members
             .keys()

@@ -5,7 +5,9 @@
 use std::fs;
 use std::path::Path;
 
-use mainstay_core::record::{Command, EndCause, FORMAT, Invitation, Joining, Kind, Member, OnCrash, Record};
+use mainstay_core::record::{
+    Command, EndCause, FORMAT, How, Invitation, Joining, Kind, Member, OnCrash, ParameterSet, Record,
+};
 use mainstay_core::sync::SyncSet;
 use mainstay_core::{Epoch, Incarnation, Lsn};
 use serde::Serialize;
@@ -61,7 +63,7 @@ fn the_record_is_written_in_format_1() {
 fn the_record_and_its_commands_are_written_in_format_2() {
     let mut record = cluster::opened(&["m1", "m2", "m3"], OnCrash::Failover);
     let commands = format_2();
-    for command in &commands[..commands.len() - 3] {
+    for command in &commands[..commands.len() - 4] {
         assert_eq!(command.format(), 2);
         cluster::apply(&mut record, command.clone());
     }
@@ -106,10 +108,34 @@ fn format_2() -> Vec<Command> {
         Command::Join(joining),
         Command::SetVoters { serial: 0, voters: [member("m1"), member("m2"), member("m4")].into() },
         Command::Leave { member: member("m2") },
+        Command::ChangeParameters { serial: 0, set: parameters(), by: "root at m1".to_owned(), at_unix_ms },
+        Command::RequestRestart {
+            id: 8,
+            members: [member("m2")].into(),
+            in_place: true,
+            by: "root at m1".to_owned(),
+        },
+        Command::GiveTurn { id: 8, member: member("m2"), epoch: Epoch(1), how: How::Standby },
+        Command::EndTurn { id: 8, number: 1 },
+        Command::EndRestart { id: 8, why: Some("m2 leaves the cluster".to_owned()) },
+        Command::RequestRestart { id: 9, members: [].into(), in_place: false, by: "root at m1".to_owned() },
+        Command::GiveTurn { id: 9, member: member("m1"), epoch: Epoch(1), how: How::InPlace },
         Command::SettleVoters { serial: 1 },
         Command::Revoke { id: "i2".to_owned() },
         Command::Remove { member: member("m3") },
+        Command::End { epoch: Epoch(1), cause: EndCause::RestartedInPlace },
     ]
+}
+
+fn parameters() -> ParameterSet {
+    let values = |name: &str, value: &str| [(name.to_owned(), value.to_owned())].into();
+    ParameterSet {
+        shared: values("max_connections", "200"),
+        primary: values("work_mem", "8MB"),
+        standby: values("work_mem", "64MB"),
+        members: [(member("m1"), values("shared_buffers", "1GB"))].into(),
+        hba: vec!["hostssl app app 192.0.2.0/24 scram-sha-256".to_owned()],
+    }
 }
 
 #[test]

@@ -129,6 +129,8 @@ fn every_reason_and_every_action_occurs_in_some_scenario() {
         "command revoke",
         "command join",
         "command leave",
+        "command change_parameters",
+        "command request_restart",
         "command grant",
         "cause founded",
         "unproven unfounded",

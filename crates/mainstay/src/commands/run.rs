@@ -1,6 +1,7 @@
 //! `run`: one member in the foreground.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -34,7 +35,9 @@ async fn run_member(options: &RunOptions) -> Result<Finish> {
     let configuration = configuration::load(&options.config.config)?;
     logging::start(options.log_level, options.log_json)?;
     end_on_panic();
-    Ok(mainstay_member::run(configuration).await?)
+    let file = options.config.config.clone();
+    let reload = Arc::new(move || configuration::load(&file).map_err(|error| error.to_string()));
+    Ok(mainstay_member::run(configuration, reload).await?)
 }
 
 /// A member of which one thread is gone would go on with the others, and take over no more. Its guard keeps the deadline, and

@@ -3,6 +3,7 @@
 mod adopt;
 mod bad_input;
 mod certificates;
+mod configure;
 mod demo;
 mod health;
 mod monitoring;

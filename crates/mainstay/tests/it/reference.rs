@@ -187,7 +187,9 @@ fn every_field_of_the_status_is_explained() {
     let sections = [
         ("Status", "## The cluster"),
         ("LeaseStatus", "## `lease`"),
+        ("RestartStatus", "## `restart`"),
         ("MemberStatus", "## `members[]`"),
+        ("PendingParameter", "## `members[].pending_restart[]`"),
         ("PostgresStatus", "## `members[].postgres`"),
     ];
     for (name, heading) in sections {

@@ -21,6 +21,13 @@ pub(super) struct Caller {
     uid: Option<u32>,
 }
 
+impl Caller {
+    /// Who asks, for people.
+    pub(super) fn name(self) -> String {
+        self.uid.map_or_else(|| "an unknown user".to_owned(), name)
+    }
+}
+
 impl Connected<IncomingStream<'_, UnixListener>> for Caller {
     fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Caller {
         Caller { uid: stream.io().peer_cred().ok().map(|credentials| credentials.uid()) }

@@ -29,7 +29,9 @@ impl MainLoop {
             Action::ReadRecord => self.read_record(),
             Action::Relinquish { epoch } => self.lease.relinquish(*epoch),
             Action::Kill { why } => self.kill(*why, view.now),
-            Action::Run(Job::StopForSwitchover { .. }) if self.upkeep_lane.current().is_some() => {
+            Action::Run(Job::StopForSwitchover { .. } | Job::StopInPlace { .. })
+                if self.upkeep_lane.current().is_some() =>
+            {
                 // It would open the gate, or change the names, behind the back of what shuts them.
                 self.upkeep_lane.call_off();
             }

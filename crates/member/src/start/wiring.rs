@@ -1,17 +1,18 @@
-//! What connects the parts of a member: channels, lanes, signals.
+//! What connects the parts of a member: channels and lanes.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::signal::unix::{SignalKind, signal};
+use mainstay_guard::SpawnGuard;
+use mainstay_postgres::layout::Layout;
 use tokio::sync::{mpsc, watch};
 
 use super::MemberError;
 use crate::configuration::Configuration;
 use crate::facts::Facts;
-use crate::guard_link::GuardState;
+use crate::guard_link::{GuardPlace, GuardState};
 use crate::machinery::Machinery;
 use crate::main_loop::Event;
-use crate::notify;
 use crate::status::Status;
 use crate::work::Lane;
 
@@ -45,23 +46,21 @@ pub(super) fn lane(
     Lane::start(name, Arc::clone(machinery), finished).map_err(MemberError::Thread)
 }
 
-pub(super) fn listen_to_signals(events: &mpsc::UnboundedSender<Event>) -> std::io::Result<()> {
-    let signals = [
-        (SignalKind::terminate(), true),
-        (SignalKind::interrupt(), true),
-        (SignalKind::user_defined1(), false),
-    ];
-    for (kind, everything) in signals {
-        let mut stream = signal(kind)?;
-        let events = events.clone();
-        tokio::spawn(async move {
-            while stream.recv().await.is_some() {
-                if everything {
-                    notify::stopping();
-                }
-                let _ = events.send(Event::Stop { everything });
-            }
-        });
+pub(super) fn guard_place(configuration: &Configuration, layout: &Layout, directory: &Path) -> GuardPlace {
+    let text = |path: &Path| path.display().to_string();
+    GuardPlace {
+        directory: directory.to_owned(),
+        data_directory: layout.data().to_owned(),
+        spawn: SpawnGuard {
+            program: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("mainstay")),
+            arguments: vec![
+                "guard".to_owned(),
+                "--directory".to_owned(),
+                text(directory),
+                "--data-directory".to_owned(),
+                text(layout.data()),
+            ],
+            log_file: configuration.directory.join("log").join("guard.log"),
+        },
     }
-    Ok(())
 }

@@ -36,11 +36,12 @@ pub(super) async fn seal(machinery: &Machinery, epoch: Epoch) -> Result<Outcome,
     let guard = machinery.guard()?;
     let status = guard.status().await.map_err(failed)?;
     let postmaster = status.postmaster.map(|_| Postmaster(guard));
-    let settings = machinery.sealed_settings();
+    let (settings, files) = machinery.sealed_settings().await;
     let version = machinery.tools()?.version();
     seal::seal(&machinery.layout, version, &settings, postmaster.as_ref(), SEAL_PATIENCE)
         .await
         .map_err(failed)?;
+    drop(files);
     let replayed = match postmaster {
         // A server that is starting or hung does not say; then the scan begins at the last checkpoint.
         Some(_) => replay_position(machinery).await.ok(),

@@ -1,4 +1,4 @@
-//! Stopping the primary so that a chosen standby has everything.
+//! Stopping the primary so that a chosen standby, if one is chosen, has everything.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ const OTHERS_PATIENCE: Duration = Duration::from_millis(300);
 /// Then it is killed, and the target is promoted by the normal proof.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
 
-pub(super) async fn stop(machinery: &Machinery, to: &MemberId) -> Result<Outcome, WorkError> {
+pub(super) async fn stop(machinery: &Machinery, to: Option<&MemberId>) -> Result<Outcome, WorkError> {
     session::checkpoint(&machinery.server, CHECKPOINT_PATIENCE).await.map_err(failed)?;
     let guard = machinery.guard()?;
     let session = machinery.session().await?;
@@ -34,7 +34,7 @@ pub(super) async fn stop(machinery: &Machinery, to: &MemberId) -> Result<Outcome
         .walsenders
         .iter()
         .filter(|sender| {
-            parse_application_name(&sender.application_name).is_none_or(|(member, _)| member != *to)
+            parse_application_name(&sender.application_name).is_none_or(|(member, _)| Some(&member) != to)
         })
         .map(|sender| sender.pid)
         .collect();
@@ -55,7 +55,7 @@ pub(super) async fn stop(machinery: &Machinery, to: &MemberId) -> Result<Outcome
 }
 
 /// The server may end by itself before it is told to: that is what was wanted.
-fn unless_gone<T>(told: Result<T, ClientError>) -> Result<(), WorkError> {
+pub(super) fn unless_gone<T>(told: Result<T, ClientError>) -> Result<(), WorkError> {
     match told {
         Ok(_) | Err(ClientError::Refused(Refusal::NotRunning)) => Ok(()),
         Err(error) => Err(failed(error)),

@@ -70,6 +70,8 @@ pub(crate) fn witness_view(me: &MemberId, record: Arc<Record>, run_out: RunOut) 
         peers: BTreeMap::new(),
         job: None,
         upkeep: None,
+        restart: Default::default(),
+        stopped_for: None,
         failures: Vec::new(),
     }
 }

@@ -1,11 +1,28 @@
 //! What members do by their own decision, step by step as the shell does it.
 
-use super::sight::Act;
 use super::world::{
     FIRST_COMMIT, Lease, MEMBERS, MOST_COMMITS, NOBODY, NOTHING, Server, State, Touch, Work, end_of_recovery,
 };
 use super::{Happening, Line};
 use crate::explore::{Successor, Violation};
+
+/// What one decision asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Act {
+    Propose(u32),
+    Request(u8),
+    Read,
+    Relinquish(u8),
+    Kill,
+    Seal(u8),
+    Start,
+    Open { epoch: u8, timeline: u8, set: u32 },
+    Follow { member: u8, epoch: u8 },
+    Rewind { member: u8, epoch: u8 },
+    Clone { member: u8, epoch: u8 },
+    SetNames(u32),
+    OpenGate(u8),
+}
 
 type Into<'a> = &'a mut Vec<Successor<State, Happening>>;
 

@@ -14,11 +14,12 @@ use mainstay_core::lease;
 use mainstay_core::record::{Command, EndCause};
 use mainstay_core::sync::Voter;
 use mainstay_core::view::{
-    Directory, Failure, Health, MemberState, Peer, PeerServer, Primary, RunOut, Running, Scan, Streaming,
-    Upstream, View, Walsender,
+    Directory, Failure, Health, MemberState, Peer, PeerServer, Primary, RestartNeed, RunOut, Running, Scan,
+    Streaming, Upstream, View, Walsender,
 };
 use mainstay_core::{Epoch, Incarnation, Lsn, MemberId, Now, Timeline};
 
+use super::acts::Act;
 use super::records::Records;
 use super::wal::Wal;
 use super::world::{Lease, MEMBERS, Member, NOBODY, NOTHING, Server, State, Touch, Work};
@@ -27,24 +28,6 @@ use crate::explore::{Plain, fingerprint};
 /// Longer than a member waits for reports or streaming, and shorter than it takes to give up a directory.
 const SOME_SECONDS: Duration = Duration::from_secs(10);
 const LONG: Duration = Duration::from_secs(3_600);
-
-/// What one decision asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Act {
-    Propose(u32),
-    Request(u8),
-    Read,
-    Relinquish(u8),
-    Kill,
-    Seal(u8),
-    Start,
-    Open { epoch: u8, timeline: u8, set: u32 },
-    Follow { member: u8, epoch: u8 },
-    Rewind { member: u8, epoch: u8 },
-    Clone { member: u8, epoch: u8 },
-    SetNames(u32),
-    OpenGate(u8),
-}
 
 /// What is seen of a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -209,6 +192,8 @@ impl Minds {
             peers: self.peers(sight, now),
             job: self.job(own.work),
             upkeep: None,
+            restart: RestartNeed::default(),
+            stopped_for: None,
             failures,
             record,
         }
@@ -300,6 +285,7 @@ impl Minds {
                     wal_kept_from: Some(Lsn(0)),
                     checkpointed: true,
                     format: 0,
+                    restart: RestartNeed::default(),
                     heard_ms: BTreeMap::new(),
                 };
                 (self.name(member).clone(), Peer { heard_at: now, state })
@@ -340,7 +326,11 @@ impl Minds {
                 }
                 Job::SetNames { sync, .. } => Act::SetNames(records.set_number(sync)),
                 Job::OpenGate { epoch } => Act::OpenGate(small(epoch)),
-                Job::Initdb | Job::StopForSwitchover { .. } | Job::Checkpoint { .. } => return None,
+                Job::Initdb
+                | Job::StopForSwitchover { .. }
+                | Job::StopForRestart { .. }
+                | Job::StopInPlace { .. }
+                | Job::Checkpoint { .. } => return None,
             },
         })
     }

@@ -23,7 +23,7 @@ impl World {
     }
 
     pub(super) fn check_end_was_needed(&mut self, epoch: Epoch, cause: &EndCause) {
-        if matches!(cause, EndCause::Switchover { .. }) {
+        if matches!(cause, EndCause::Switchover { .. } | EndCause::RestartedInPlace) {
             return;
         }
         let Some(holder) = self.observer.record.base.as_ref().and_then(|base| self.machine_of(&base.holder))

@@ -34,6 +34,7 @@ impl World {
             wal_kept_from: kept_from.filter(|_| server == PeerServer::Primary),
             checkpointed: opened.is_some() && view.checkpointed == opened,
             format: if view.record.format > 0 { FORMAT } else { 0 },
+            restart: view.restart,
             heard_ms: view.peers.iter().map(|(id, peer)| (id.clone(), millis(peer.heard_at))).collect(),
         }
     }

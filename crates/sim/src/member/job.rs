@@ -19,12 +19,13 @@ impl World {
     pub(super) fn perform_step(&mut self, machine: usize, lane: usize, job: &Job, step: u8) -> Next {
         // Work on an open primary is for that opening alone: the server may be another one by now.
         if let Job::StopForSwitchover { epoch, .. }
+        | Job::StopInPlace { epoch, .. }
         | Job::SetNames { epoch, .. }
         | Job::OpenGate { epoch }
         | Job::Checkpoint { epoch } = job
             && self.machines[machine].server.as_ref().and_then(|server| server.opened) != Some(*epoch)
         {
-            let stopped = matches!(job, Job::StopForSwitchover { .. }) && step > 3;
+            let stopped = matches!(job, Job::StopForSwitchover { .. } | Job::StopInPlace { .. }) && step > 3;
             return if stopped { Next::Done } else { Next::Fail(format!("epoch {epoch} is not open here")) };
         }
         match job {
@@ -37,7 +38,9 @@ impl World {
             Job::Follow { member, epoch } => self.follow_step(machine, lane, step, (member, *epoch)),
             Job::Rewind { member, .. } => self.rewind_step(machine, lane, step, member),
             Job::Clone { member, .. } => self.clone_step(machine, lane, step, member),
-            Job::StopForSwitchover { to, .. } => self.stop_step(machine, lane, step, to),
+            Job::StopForSwitchover { to, .. } => self.stop_step(machine, lane, step, Some(to)),
+            Job::StopInPlace { .. } => self.stop_step(machine, lane, step, None),
+            Job::StopForRestart { id, number } => self.stop_standby_step(machine, lane, step, (*id, *number)),
             Job::SetNames { sync, .. } => self.names_step(machine, lane, step, sync),
             Job::OpenGate { .. } => self.gate_step(machine, lane, step),
             Job::Checkpoint { epoch } => self.checkpoint_step(machine, step, *epoch),

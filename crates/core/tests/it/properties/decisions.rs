@@ -87,6 +87,16 @@ fn check_job(view: &View, job: &Job) {
             let begun = view.job.as_ref().is_some_and(|begun| begun.same_kind(job));
             assert!(record.switchover.is_some() && (*to != view.me || begun));
         }
+        Job::StopInPlace { epoch, .. } => {
+            assert!(record.primary() == Some(&view.me) && *epoch == record.epoch);
+            let begun = view.job.as_ref() == Some(job);
+            let turn = record.turn().is_some_and(|turn| turn.member == view.me && turn.epoch == *epoch);
+            assert!(turn && view.holds_lease() || begun);
+        }
+        Job::StopForRestart { number, .. } => {
+            assert!(record.is_open() && record.primary() != Some(&view.me), "a primary is stopped");
+            assert!(record.turn().is_some_and(|turn| turn.member == view.me && turn.number == *number));
+        }
         Job::SetNames { .. } | Job::OpenGate { .. } | Job::Checkpoint { .. } => {
             panic!("not beside the others: {job}")
         }

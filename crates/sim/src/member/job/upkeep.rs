@@ -150,8 +150,26 @@ impl World {
         }
     }
 
-    /// A planned end: everything that was written is with `to` before the server is down.
-    pub(super) fn stop_step(&mut self, machine: usize, lane: usize, step: u8, to: &MemberId) -> Next {
+    /// A standby stops for its turn to be restarted.
+    pub(super) fn stop_standby_step(
+        &mut self,
+        machine: usize,
+        lane: usize,
+        step: u8,
+        turn: (u64, u64),
+    ) -> Next {
+        match step {
+            0 => self.through_guard(machine, lane, GuardRequest::FastStop { kill_after: 2 * SECOND }),
+            _ if matches!(self.member(machine).view.server, mainstay_core::view::Server::Down { .. }) => {
+                self.member(machine).view.stopped_for = Some(turn);
+                Next::Done
+            }
+            _ => self.stay_or_fail(machine, lane, 60 * SECOND, "PostgreSQL does not stop"),
+        }
+    }
+
+    /// A planned end: everything that was written is with `to`, if it names somebody, before the server is down.
+    pub(super) fn stop_step(&mut self, machine: usize, lane: usize, step: u8, to: Option<&MemberId>) -> Next {
         match step {
             0 => Next::Go(self.random.span_ms(20, 300)),
             1 => {
@@ -165,7 +183,7 @@ impl World {
                     return Next::Done;
                 }
                 if self.waited(machine, lane) > SECOND / 3 && self.machines[machine].live_server().is_some() {
-                    let target = self.machine_of(to);
+                    let target = to.and_then(|to| self.machine_of(to));
                     let others: Vec<u64> = self
                         .server(machine)
                         .senders

@@ -1,0 +1,111 @@
+//! `config`: PostgreSQL's parameters for the whole cluster.
+
+mod change;
+mod edit;
+mod show;
+mod text;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use mainstay_core::record::{ParameterSet, Values};
+use mainstay_member::Configuration;
+use mainstay_member::control::{ConfigAnswer, TuneAnswer};
+
+use crate::cli::{ChangeOptions, CheckOptions, ConfigVerb, Place, RoleName};
+use crate::client::Control;
+use crate::configuration;
+use crate::output::println;
+
+pub(crate) async fn run(verb: ConfigVerb) -> Result<ExitCode> {
+    match verb {
+        ConfigVerb::Show(options) => show::show(&options).await,
+        ConfigVerb::History(options) => show::history(&options).await,
+        ConfigVerb::Check(options) => check(&options),
+        ConfigVerb::Edit(options) => edit::edit(&options).await,
+        ConfigVerb::Set(options) => {
+            let change = |set: &mut ParameterSet| {
+                let values = layer(set, &options.place);
+                values.extend(options.values.iter().cloned());
+                Ok(())
+            };
+            simple(&options.change, change).await
+        }
+        ConfigVerb::Unset(options) => {
+            let change = |set: &mut ParameterSet| {
+                let values = layer(set, &options.place);
+                for name in &options.names {
+                    let name = name.to_ascii_lowercase();
+                    values
+                        .remove(&name)
+                        .with_context(|| format!("{name} is not set there; see: mainstay config show"))?;
+                }
+                Ok(())
+            };
+            simple(&options.change, change).await
+        }
+        ConfigVerb::Rollback(options) => {
+            let (configuration, answer) = read(&options.change).await?;
+            let known = answer.history.iter().find(|change| change.serial == options.serial);
+            let set = match known {
+                Some(change) => change.set.clone(),
+                None if options.serial == 0 => ParameterSet::default(),
+                None => bail!("there is no change {}; see: mainstay config history", options.serial),
+            };
+            change::change(&configuration, &answer, set, &options.change).await
+        }
+        ConfigVerb::Tune(options) => {
+            let configuration = configuration::load(&options.change.config.config)?;
+            let tuned: TuneAnswer = Control::of(&configuration).get("/v1/config/tune").await?;
+            if !options.apply {
+                return show::tuned(&tuned, options.change.json);
+            }
+            let answer: ConfigAnswer = Control::of(&configuration).get("/v1/config").await?;
+            let mut set = answer.set.clone();
+            let values = set.members.entry(tuned.member.clone()).or_default();
+            values.extend(tuned.parameters.into_iter().map(|row| (row.name, row.value)));
+            change::change(&configuration, &answer, set, &options.change).await
+        }
+    }
+}
+
+async fn read(options: &ChangeOptions) -> Result<(Configuration, ConfigAnswer)> {
+    let configuration = configuration::load(&options.config.config)?;
+    let answer = Control::of(&configuration).get("/v1/config").await?;
+    Ok((configuration, answer))
+}
+
+async fn simple(
+    options: &ChangeOptions,
+    change: impl FnOnce(&mut ParameterSet) -> Result<()>,
+) -> Result<ExitCode> {
+    let (configuration, answer) = read(options).await?;
+    let mut set = answer.set.clone();
+    change(&mut set)?;
+    set.members.retain(|_, values| !values.is_empty());
+    change::change(&configuration, &answer, set, options).await
+}
+
+fn layer<'a>(set: &'a mut ParameterSet, place: &Place) -> &'a mut Values {
+    match (&place.member, place.role) {
+        (Some(member), _) => set.members.entry(member.clone()).or_default(),
+        (None, Some(RoleName::Primary)) => &mut set.primary,
+        (None, Some(RoleName::Standby)) => &mut set.standby,
+        (None, None) => &mut set.shared,
+    }
+}
+
+fn check(options: &CheckOptions) -> Result<ExitCode> {
+    let loaded = configuration::load(&options.file);
+    if options.json {
+        let error = loaded.as_ref().err().map(ToString::to_string);
+        println!("{}", serde_json::json!({ "ok": error.is_none(), "error": error }));
+        return Ok(if error.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    loaded?;
+    println!(
+        "{}: ok; PostgreSQL itself checks the values of parameters at: mainstay reload",
+        options.file.display()
+    );
+    Ok(ExitCode::SUCCESS)
+}

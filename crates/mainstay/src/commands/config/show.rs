@@ -1,0 +1,180 @@
+//! What is configured, what a member ends up with, what was changed when.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use mainstay_core::MemberId;
+use mainstay_member::control::{ConfigAnswer, TuneAnswer};
+use mainstay_member::status::Status;
+use serde::Serialize;
+
+use super::text;
+use crate::cli::{ReadOptions, ShowOptions};
+use crate::client::Control;
+use crate::configuration;
+use crate::output::println;
+
+/// One parameter as a member ends up with it.
+#[derive(Debug, Serialize)]
+struct Effective {
+    value: String,
+    /// Where it comes from: `default`, `shared`, `primary`, `standby`, `member`, `file`, `fixed`.
+    from: &'static str,
+}
+
+pub(super) async fn show(options: &ShowOptions) -> Result<ExitCode> {
+    let configuration = configuration::load(&options.config.config)?;
+    let control = Control::of(&configuration);
+    let answer: ConfigAnswer = control.get("/v1/config").await?;
+    let status = control.status().await?;
+    let member = options.member.as_ref().unwrap_or(&answer.member);
+    let Some(row) = status.members.iter().find(|row| row.name == *member) else {
+        let known: Vec<&str> = status.members.iter().map(|row| row.name.as_str()).collect();
+        bail!("there is no member {member}; there are {}", known.join(", "));
+    };
+    let effective =
+        (options.effective || options.member.is_some()).then(|| effective(&answer, &status, member));
+    if options.json {
+        let mut text = serde_json::json!({
+            "serial": answer.serial, "set": answer.set, "member": member, "pending_restart": row.pending_restart,
+            "altered": row.altered, "uses": row.configuration,
+        });
+        if let Some(effective) = &effective {
+            text["effective"] = serde_json::to_value(effective)?;
+        }
+        println!("{text}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    match &effective {
+        Some(effective) => show_effective(effective, &answer, member),
+        None => println!("{}", text::to_toml(&answer.set, answer.serial).trim_end()),
+    }
+    for row in &status.members {
+        show_remarks(row);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn effective(answer: &ConfigAnswer, status: &Status, member: &MemberId) -> BTreeMap<String, Effective> {
+    let is_primary = status.primary.as_ref() == Some(member);
+    let set = &answer.set;
+    let (role, role_name) = if is_primary { (&set.primary, "primary") } else { (&set.standby, "standby") };
+    let none = BTreeMap::new();
+    let own = set.members.get(member).unwrap_or(&none);
+    let file = if *member == answer.member { &answer.file } else { &none };
+    let layers = [
+        (&answer.defaults, "default"),
+        (&set.shared, "shared"),
+        (role, role_name),
+        (own, "member"),
+        (file, "file"),
+        (&answer.fixed, "fixed"),
+    ];
+    let mut effective = BTreeMap::new();
+    for (values, from) in layers {
+        for (name, value) in values {
+            effective.insert(name.clone(), Effective { value: value.clone(), from });
+        }
+    }
+    effective
+}
+
+fn show_effective(effective: &BTreeMap<String, Effective>, answer: &ConfigAnswer, member: &MemberId) {
+    let longest = effective.keys().map(String::len).max().unwrap_or(0);
+    for (name, row) in effective {
+        println!("{name:longest$} = {} ({})", row.value, row.from);
+    }
+    if *member != answer.member {
+        println!("# without what {member}'s own file says; ask there");
+    }
+}
+
+fn show_remarks(row: &mainstay_member::status::MemberStatus) {
+    for pending in &row.pending_restart {
+        let wanted = pending.wanted.as_deref().unwrap_or("PostgreSQL's default");
+        println!(
+            "# {}: {} is {} and is to be {wanted}: waits for {}",
+            row.name, pending.name, pending.running, pending.waits_for
+        );
+    }
+    for altered in &row.altered {
+        println!(
+            "# {}: {} = {} comes from postgresql.auto.conf, not from here",
+            row.name, altered.name, altered.value
+        );
+    }
+}
+
+pub(super) async fn history(options: &ReadOptions) -> Result<ExitCode> {
+    let configuration = configuration::load(&options.config.config)?;
+    let answer: ConfigAnswer = Control::of(&configuration).get("/v1/config").await?;
+    if options.json {
+        println!("{}", serde_json::to_string(&answer.history)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if answer.history.is_empty() {
+        println!("nothing was changed yet");
+    }
+    let mut before = None;
+    for change in &answer.history {
+        println!("{} {} by {}", change.serial, at(change.at_unix_ms), change.by);
+        let empty = Default::default();
+        let first = change.serial == 1;
+        match before.or(first.then_some(&empty)) {
+            Some(before) => {
+                text::difference(before, &change.set).iter().for_each(|line| println!("    {line}"))
+            }
+            None => println!("    (the change before it is no longer kept)"),
+        }
+        before = Some(&change.set);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// In UTC. Howard Hinnant's `civil_from_days` (public domain).
+fn at(unix_ms: u64) -> String {
+    let seconds = unix_ms / 1000;
+    let days = (seconds / 86_400) as i64 + 719_468;
+    let era = days.div_euclid(146_097);
+    let of_era = days.rem_euclid(146_097);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let day_of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+}
+
+pub(super) fn tuned(tuned: &TuneAnswer, json: bool) -> Result<ExitCode> {
+    if json {
+        println!("{}", serde_json::to_string(tuned)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mib = |bytes: u64| bytes / (1024 * 1024);
+    println!(
+        "# {}: {} MiB of memory, {} cores, a disk of {} MiB",
+        tuned.member,
+        mib(tuned.memory_bytes),
+        tuned.cores,
+        mib(tuned.disk_bytes)
+    );
+    for row in &tuned.parameters {
+        let now = row.now.as_deref().unwrap_or("PostgreSQL's default");
+        println!("{} = {}  # {}; now {now}", row.name, row.value, row.reason);
+    }
+    println!("# to set them for {}: mainstay config tune --apply", tuned.member);
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn times_are_written_in_utc() {
+        assert_eq!(super::at(0), "1970-01-01 00:00:00 UTC");
+        assert_eq!(super::at(1_790_000_000_000), "2026-09-21 14:13:20 UTC");
+        assert_eq!(super::at(951_782_400_000), "2000-02-29 00:00:00 UTC");
+    }
+}

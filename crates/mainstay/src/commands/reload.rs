@@ -1,0 +1,23 @@
+//! `reload`: the member reads its own file again.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use mainstay_member::ReloadAnswer;
+
+use crate::cli::ReadOptions;
+use crate::client::Control;
+use crate::configuration;
+use crate::output::println;
+
+pub(crate) async fn run(options: &ReadOptions) -> Result<ExitCode> {
+    // A file that is broken is refused here already; the member says the same.
+    let configuration = configuration::load(&options.config.config)?;
+    let answer: ReloadAnswer = Control::of(&configuration).post("/v1/reload", &()).await?;
+    if options.json {
+        println!("{}", serde_json::to_string(&answer)?);
+    } else {
+        println!("{answer}");
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,89 @@
+//! Reading the member's own file again: what can change at once changes, the rest is named.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Configure, accept};
+use crate::configuration::Configuration;
+use crate::machinery::FilePart;
+
+/// Reads the file. The error names file, line and remedy.
+pub type Reload = Arc<dyn Fn() -> Result<Configuration, String> + Send + Sync>;
+
+/// What reading the file again has changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadAnswer {
+    /// In effect as soon as PostgreSQL has read it; what of it takes a restart of PostgreSQL, `status` shows as pending.
+    pub changed: Vec<String>,
+    /// Parameters among these that only a restart of PostgreSQL changes.
+    pub restart_postgresql: Vec<String>,
+    /// Keys that were changed in the file and count after a restart of the member.
+    pub restart_member: Vec<String>,
+}
+
+impl fmt::Display for ReloadAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |names: &[String]| if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
+        write!(f, "changed: {}", list(&self.changed))?;
+        if !self.restart_postgresql.is_empty() {
+            write!(f, "; after a restart of PostgreSQL: {}", list(&self.restart_postgresql))?;
+        }
+        if !self.restart_member.is_empty() {
+            write!(f, "; after a restart of the member: {}", list(&self.restart_member))?;
+        }
+        Ok(())
+    }
+}
+
+/// Nothing changes unless all of it can be taken.
+pub(super) async fn reload(configure: &Configure, read: &Reload) -> Result<ReloadAnswer, String> {
+    let read = Arc::clone(read);
+    let new = crate::machinery::blocking(move || read()).await.map_err(|error| error.0)??;
+    let machinery = &configure.machinery;
+    let (before, after) = (machinery.file_part(), FilePart::of(&new));
+    if *before != after {
+        accept::try_out(configure, &machinery.accepted().set, &after).await?;
+    }
+    let mut answer = ReloadAnswer {
+        restart_member: other_keys(&machinery.configuration, &new),
+        ..ReloadAnswer::default()
+    };
+    let names = before.parameters.keys().chain(after.parameters.keys());
+    let mut changed: Vec<String> =
+        names.filter(|name| before.parameters.get(*name) != after.parameters.get(*name)).cloned().collect();
+    changed.sort();
+    changed.dedup();
+    answer.restart_postgresql =
+        changed.iter().filter(|name| configure.catalogue.takes_restart(name)).cloned().collect();
+    answer.changed = changed.into_iter().map(|name| format!("postgresql.parameters.{name}")).collect();
+    if before.hba != after.hba {
+        answer.changed.push("postgresql.hba".to_owned());
+    }
+    machinery.set_file_part(after);
+    Ok(answer)
+}
+
+/// What differs and is read at the start of a member only.
+fn other_keys(running: &Configuration, file: &Configuration) -> Vec<String> {
+    // Only compared, never shown: passwords are in there.
+    let differs = [
+        ("cluster", running.cluster != file.cluster),
+        ("member", running.me != file.me),
+        ("directory", running.directory != file.directory),
+        ("lease", running.lease != file.lease),
+        ("on_crash", running.on_crash != file.on_crash),
+        ("tls", format!("{:?}", running.tls) != format!("{:?}", file.tls)),
+        ("bootstrap", format!("{:?}", running.bootstrap) != format!("{:?}", file.bootstrap)),
+        ("members", format!("{:?}", running.members) != format!("{:?}", file.members)),
+        ("postgresql.bin_dir", running.postgresql.bin_dir != file.postgresql.bin_dir),
+        ("postgresql.data_directory", running.postgresql.data_directory != file.postgresql.data_directory),
+        ("postgresql.user", running.postgresql.user != file.postgresql.user),
+        (
+            "postgresql.replication_password_file",
+            running.postgresql.replication_password != file.postgresql.replication_password,
+        ),
+    ];
+    differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key.to_owned()).collect()
+}
