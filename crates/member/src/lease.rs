@@ -257,6 +257,11 @@ impl Inner {
         }
     }
 
+    fn awaits_new_voters(&self) -> bool {
+        let rests = |holder: &Holder| holder.rests_on(&self.record, self.learnt_at, self.durable);
+        self.record.outgoing().next().is_some() && self.holder.as_ref().is_some_and(|holder| !rests(holder))
+    }
+
     /// Whether this member is one of the voters, or of the outgoing ones.
     fn votes(&self) -> bool {
         self.record.voters().chain(self.record.outgoing()).any(|voter| *voter == self.me)
@@ -305,7 +310,14 @@ impl Inner {
         });
         if let Some(lease) = held {
             let wanted = Some((lease.epoch, lease.deadline));
-            self.arm.send_if_modified(|armed| std::mem::replace(armed, wanted) != wanted);
+            // While new voters have not answered yet less is held than the guard knows of already, which stands.
+            self.arm.send_if_modified(|armed| {
+                let is_later = wanted > *armed;
+                if is_later {
+                    *armed = wanted;
+                }
+                is_later
+            });
         }
         let run_out = RunOut {
             epoch: self.record.epoch,
@@ -325,7 +337,9 @@ impl Inner {
 async fn renew(shared: Shared) {
     let interval = lease::renewal_interval(shared.borrow().lease);
     loop {
-        tokio::time::sleep(interval).await;
+        // New voters are asked at once, and again until the lease rests on them.
+        let pause = if shared.borrow().awaits_new_voters() { QUESTION_INTERVAL } else { interval };
+        tokio::time::sleep(pause).await;
         renew_once(&shared);
     }
 }

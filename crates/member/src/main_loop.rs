@@ -56,6 +56,8 @@ pub(crate) enum Event {
     Confirmed(Epoch),
     Proposed(Command, Result<Applied, String>),
     ReadFailed,
+    /// Members that have left are not spoken with any more.
+    Farewell,
     /// A step towards the record's members has been tried.
     Reconciled,
     /// Stop PostgreSQL and end (true), or end the member alone (false).
@@ -210,6 +212,7 @@ impl MainLoop {
             }
             Event::ReadFailed => self.under_way.reading = false,
             Event::Reconciled => self.under_way.reconciling = false,
+            Event::Farewell => self.links.follow(&self.facts.roster),
             Event::Proposed(command, result) => self.proposed(&command, result),
             Event::Stop { everything: true } => self.begin_to_stop(),
             Event::Stop { everything: false } => return true,

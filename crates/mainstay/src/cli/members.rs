@@ -112,8 +112,15 @@ pub(crate) struct JoinOptions {
 
 #[derive(Debug, Args)]
 pub(crate) struct MemberOptions {
-    #[command(flatten)]
-    pub(crate) config: ConfigOptions,
+    /// The configuration file of a member on this machine
+    #[arg(
+        long,
+        env = "MAINSTAY_CONFIG",
+        default_value = "/etc/mainstay/mainstay.toml",
+        value_name = "FILE",
+        global = true
+    )]
+    pub(crate) config: PathBuf,
     #[command(subcommand)]
     pub(crate) verb: MemberVerb,
     /// Print JSON

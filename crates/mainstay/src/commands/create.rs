@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use mainstay_core::record::Kind;
 
 use crate::cli::CreateOptions;
 use crate::commands::adopt;
@@ -11,6 +12,9 @@ use crate::output::println;
 
 pub(crate) async fn run(options: &CreateOptions) -> Result<ExitCode> {
     let configuration = configuration::load(&options.config.config)?;
+    if configuration.members.values().all(|row| row.kind == Kind::Witness) {
+        bail!("no member is of kind \"data\"; a witness alone is no cluster: let it join one");
+    }
     if options.adopt {
         adopt::adopt(&configuration, options.yes, options.json).await?;
     }

@@ -22,7 +22,7 @@ const LEAVE_PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 pub(crate) async fn run(options: &MemberOptions) -> Result<ExitCode> {
-    let configuration = configuration::load(&options.config.config)?;
+    let configuration = configuration::load(&options.config)?;
     match &options.verb {
         MemberVerb::List => list(&configuration, options.json).await,
         MemberVerb::Invite { witness, member, valid_hours } => {

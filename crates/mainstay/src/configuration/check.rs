@@ -48,13 +48,15 @@ pub(super) fn check(file: raw::File, base: &Path) -> Checked<Configuration> {
             format!("member \"{me}\" has no table [members.{me}]; there are: {}", known.join(", ")),
         )
     })?;
-    if !members.values().any(|row| row.kind == Kind::Data) {
+    // A witness that has joined lists itself alone.
+    if members.len() > 1 && !members.values().any(|row| row.kind == Kind::Data) {
         return Err(whole_file("no member is of kind \"data\"; at least one must run PostgreSQL"));
     }
     let cluster = cluster(&file.cluster)?;
     let databases = databases::check(&file.databases, base)?;
     let first = databases::first(&databases, &file, base)?;
-    let mut postgresql = postgresql(&file.postgresql, base, &directory)?;
+    let is_witness = members.get(&me).is_some_and(|row| row.kind == Kind::Witness);
+    let mut postgresql = postgresql(&file.postgresql, base, &directory, is_witness)?;
     databases::add_hba_lines(&mut postgresql.hba, &databases, file.postgresql.hba.is_some());
     Ok(Configuration {
         cluster,
@@ -137,7 +139,7 @@ fn tls(raw: Option<&raw::Tls>, base: &Path, directory: &Path) -> Tls {
     }
 }
 
-fn postgresql(raw: &raw::Postgresql, base: &Path, directory: &Path) -> Checked<Postgresql> {
+fn postgresql(raw: &raw::Postgresql, base: &Path, directory: &Path, is_witness: bool) -> Checked<Postgresql> {
     let path = |value: &Option<Spanned<String>>| value.as_ref().map(|value| base.join(value.get_ref()));
     let mut parameters = BTreeMap::new();
     for (key, value) in &raw.parameters {
@@ -163,6 +165,8 @@ fn postgresql(raw: &raw::Postgresql, base: &Path, directory: &Path) -> Checked<P
         parameters,
         replication_password: match (&raw.replication_password_file, password_file) {
             (Some(value), Some(file)) => password(value, &file)?,
+            // Nothing streams from a witness, or to it.
+            _ if is_witness => String::new(),
             _ => {
                 let file = directory.join("replication.password");
                 password_of(&file).map_err(|message| whole_file(&message))?

@@ -6,6 +6,7 @@ mod certificates;
 mod configure;
 mod demo;
 mod health;
+mod members;
 mod monitoring;
 mod operate;
 mod reference;

@@ -11,12 +11,16 @@ use tracing::{debug, info, warn};
 
 use super::{Event, MainLoop};
 use crate::machinery::blocking;
+use crate::roster::Roster;
 use crate::{clock, join, roster};
 
 /// How long a change of the log's members may take.
 const MEMBERSHIP_PATIENCE: Duration = Duration::from_secs(5);
 /// Before the next try of a step that did not work.
 const MEMBERSHIP_PAUSE: Duration = Duration::from_millis(200);
+
+/// How long a member that has left is still spoken with.
+const FAREWELL: Duration = Duration::from_secs(3);
 
 impl MainLoop {
     pub(super) fn follow_roster(&mut self, record: &Record) {
@@ -27,15 +31,20 @@ impl MainLoop {
         if newest == *self.facts.roster {
             return;
         }
-        let names = |roster: &roster::Roster| roster.keys().cloned().collect::<Vec<_>>();
+        let names = |roster: &Roster| roster.keys().cloned().collect::<Vec<_>>();
         let (before, after) = (names(&self.facts.roster), names(&newest));
         if before != after {
             let words: Vec<&str> = after.iter().map(MemberId::as_str).collect();
             info!("the members of the cluster are {}", words.join(", "));
         }
+        let leaving: Vec<_> = before.iter().filter(|name| !after.contains(name)).cloned().collect();
+        let leaving: Roster = leaving
+            .into_iter()
+            .filter_map(|name| Some((name.clone(), self.facts.roster.get(&name)?.clone())))
+            .collect();
         self.facts.roster = Arc::new(newest);
         self.facts.peers.retain(|name, _| self.facts.roster.contains_key(name));
-        self.links.follow(&self.facts.roster);
+        self.links.follow(&self.with_those_that_left(&leaving));
         self.roster.send_replace(Arc::clone(&self.facts.roster));
         let (directory, access) =
             (self.machinery.configuration.directory.clone(), self.machinery.layout.private_access());
@@ -115,6 +124,19 @@ impl MainLoop {
             }
             let _ = events.send(Event::Reconciled);
         });
+    }
+
+    /// Those that have just left are heard and told a little longer, so that they learn of it.
+    fn with_those_that_left(&self, leaving: &Roster) -> Roster {
+        if !leaving.is_empty() {
+            let events = self.events.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(FAREWELL).await;
+                let _ = events.send(Event::Farewell);
+            });
+        }
+        let staying = self.facts.roster.iter();
+        staying.chain(leaving).map(|(name, row)| (name.clone(), row.clone())).collect()
     }
 
     /// A record in which ids were given since this member got its own, but without it: it was taken out.
