@@ -3,6 +3,7 @@
 //! Nothing on it ever waits for a disk, for SQL or for the member's main loop, so that a busy or blocked member neither
 //! loses a lease nor lets one run out. The promise that a lease has run out is made durable on another thread.
 
+mod armed;
 mod voter;
 
 use std::cell::RefCell;
@@ -17,11 +18,10 @@ use mainstay_core::lease::{self, Answer, Grantor, Holder};
 use mainstay_core::record::Record;
 use mainstay_core::view::{Lease, RunOut};
 use mainstay_core::{Epoch, MemberId, Now};
-use mainstay_guard::{Armer, ClientError};
 use mainstay_net::{Channel, Detached, Endpoint, Link};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::clock;
 use crate::promise::Promises;
@@ -95,7 +95,7 @@ impl LeaseThread {
             let local = tokio::task::LocalSet::new();
             let (guard, generation) = watch::channel(0);
             let (arm, deadline) = watch::channel(None);
-            local.spawn_local(keep_armed(guard_directory, deadline, generation));
+            local.spawn_local(armed::keep(guard_directory, deadline, generation));
             let mut inner = Inner::new(endpoint.member().clone(), lease, grantor, arm, publish);
             (inner.seen, inner.durable) = (serial, serial);
             local.block_on(&runtime, run(endpoint, promises, Rc::new(RefCell::new(inner)), queue, guard));
@@ -377,36 +377,4 @@ async fn ask(link: &Link, question: Question, timeout: Duration) -> Option<Reply
     let body = serde_json::to_vec(&question).expect("a question is representable in JSON");
     let answer = link.call("lease", &body, timeout).await.ok()?;
     serde_json::from_slice(&answer).ok()
-}
-
-/// Keeps the guard's deadline up with the renewals: the newest only, however slow the guard is to answer.
-async fn keep_armed(
-    directory: PathBuf,
-    mut deadline: watch::Receiver<Option<(Epoch, Now)>>,
-    mut generation: watch::Receiver<u64>,
-) {
-    let mut armer: Option<Armer> = None;
-    loop {
-        tokio::select! {
-            changed = deadline.changed() => if changed.is_err() { return },
-            changed = generation.changed() => {
-                if changed.is_err() {
-                    return;
-                }
-                armer = None;
-            }
-        }
-        let Some((epoch, until)) = *deadline.borrow_and_update() else { continue };
-        if armer.is_none() {
-            let generation = *generation.borrow_and_update();
-            armer = Armer::connect(&directory, generation).await.ok();
-        }
-        let Some(connected) = armer.as_mut() else { continue };
-        if let Err(error) = connected.arm(epoch.0, until.0).await {
-            warn!(%epoch, %error, "the guard was not told how long the lease lasts");
-            if !matches!(error, ClientError::Refused(_) | ClientError::Timeout { .. }) {
-                armer = None;
-            }
-        }
-    }
 }
