@@ -186,6 +186,12 @@ fn a_cluster_grows_from_one_member_is_repaired_and_shrinks() {
         let (_, child) = machines.running.iter_mut().find(|(name, _)| name == "m4").expect("it ran");
         child.try_wait().expect("its own child").is_some()
     });
+    wait_until("its slot is gone", || {
+        let slots = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'ms_m4'";
+        let config = machines.config("m1");
+        let output = mainstay(&["psql", "--config", &config, "--", "-XAtc", slots]);
+        stdout(&output).trim() == "0"
+    });
     succeeded(&machines.on("m4", &["uninstall", "--yes", "--remove-data", "--yes-remove-data"]));
     assert!(
         !Path::new(&machines.config("m4")).exists() && !Path::new(&machines.home("m4")).join("data").exists()
