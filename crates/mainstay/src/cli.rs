@@ -110,7 +110,7 @@ pub(crate) enum Verb {
     #[command(after_help = "Example: mainstay reinit m3")]
     Reinit(ReinitOptions),
     /// Show and change PostgreSQL's configuration, for the whole cluster
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example: mainstay config show")]
     Config(ConfigVerb),
     /// Restart PostgreSQL, member by member, without stopping the cluster
     #[command(after_help = "Example: mainstay restart --pending\n         mainstay restart m2")]
@@ -142,7 +142,7 @@ pub(crate) enum Verb {
     )]
     Guard(GuardOptions),
     /// Lets go on what a drill has frozen; started by the drill
-    #[command(hide = true)]
+    #[command(hide = true, after_help = "Example: mainstay thaw --pid 4711 --started 1 --after-ms 5000")]
     Thaw(ThawOptions),
 }
 
@@ -333,10 +333,13 @@ pub(crate) struct DrillOptions {
 
 #[derive(Debug, Args)]
 pub(crate) struct ThawOptions {
+    /// The process that was frozen
     #[arg(long)]
     pub(crate) pid: i32,
+    /// When it was started, so that no other is meant
     #[arg(long)]
     pub(crate) started: u64,
+    /// After how many milliseconds it goes on
     #[arg(long)]
     pub(crate) after_ms: u64,
 }

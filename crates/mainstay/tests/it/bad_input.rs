@@ -57,7 +57,7 @@ fn a_running_demo_refuses_what_it_cannot_do() {
     refused(&other_ports, "a demo lives in");
     refused(&demo.run(&["kill", "m9"]), "there is no member m9 in this demo; there are m1");
     refused(&demo.run(&["start", "m1"]), "m1 runs already");
-    refused(&demo.run(&["switchover"]), "no standby");
+    refused(&demo.run(&["switchover"]), "there is no other member with data");
     refused(&demo.run(&["switchover", "--to", "m1"]), "m1 is the primary already");
     second_process_of_the_same_member(&demo);
     assert_eq!(demo.status()["writable"], true, "and it goes on");
