@@ -57,6 +57,9 @@ fn check(status: &Status, to: Option<&MemberId>) -> Result<MemberId, Refuse> {
             return Err(Refuse::precondition(format!("{to} is a witness and has no data"))
                 .remedy("name a member with data"));
         }
+        if status.primary.as_ref() == Some(to) {
+            return Err(Refuse::conflict(format!("{to} is the primary already")));
+        }
     }
     if status.members.iter().filter(|row| row.kind == Kind::Data).count() < 2 {
         return Err(Refuse::precondition("there is no other member with data to switch over to")
@@ -66,9 +69,6 @@ fn check(status: &Status, to: Option<&MemberId>) -> Result<MemberId, Refuse> {
         return Err(Refuse::conflict(format!("there is no primary to switch from: {}", status.reason)));
     };
     let Some(to) = to else { return Ok(from) };
-    if *to == from {
-        return Err(Refuse::conflict(format!("{to} is the primary already")));
-    }
     let role = row(to).map_or(Role::Unknown, |row| row.role);
     if role != Role::Standby {
         return Err(Refuse::conflict(format!("{to} is {}", role.as_str()))
