@@ -128,7 +128,10 @@ pub(super) fn change_sync(view: &View, memory: &mut Memory) -> Option<Verdict> {
 fn target(view: &View, memory: &Memory, tenure: &Tenure, primary: &Primary) -> (SyncSet, Vec<MemberId>) {
     let wanted = wanted_acknowledgements(view.record.counted_data_members());
     let record = &tenure.sync;
-    let live: Vec<Voter> = live_voters(view, tenure, primary);
+    let mut live: Vec<Voter> = live_voters(view, tenure, primary);
+    if live.len() < wanted as usize {
+        live.extend(reserve(view, tenure));
+    }
     let recently_lost = |voter: &&Voter| {
         let lost = memory.lost_since.get(*voter).map(|since| view.now.since(*since));
         stays(view, voter) && !live.contains(voter) && lost.is_none_or(|lost| lost < REMOVE_AFTER)
@@ -167,6 +170,13 @@ fn live_voters(view: &View, tenure: &Tenure, primary: &Primary) -> Vec<Voter> {
     live.sort();
     live.dedup();
     live
+}
+
+/// Voters that are to go but still stream: commits rest on them until others do, so that those can be taken out, copied anew
+/// and come back. Otherwise each waits for the other.
+fn reserve<'a>(view: &'a View, tenure: &'a Tenure) -> impl Iterator<Item = Voter> + 'a {
+    let voters = tenure.sync.voters.iter();
+    voters.filter(|voter| !stays(view, voter) && is_live(view, voter)).cloned()
 }
 
 /// Whether commits may go on without this voter.
