@@ -54,15 +54,8 @@ fn run(arguments: &[String]) -> Result<()> {
     let workspace = Workspace::find()?;
     if let Some((_, package, first)) = PROGRAMS.iter().find(|(name, _, _)| name == command) {
         if *package == "mainstay-lab" {
-            // The binary that it runs, as shipped: built by itself.
-            finish(&mut workspace.cargo(&[
-                "build",
-                "--release",
-                "--locked",
-                "--quiet",
-                "--package",
-                "mainstay",
-            ]))?;
+            finish(workspace.build_programs().arg("--quiet"))?;
+            return finish(workspace.program(package).args(first).args(rest));
         }
         let mut program = workspace.cargo(&["run", "--release", "--locked", "--quiet", "--package", package]);
         return finish(program.arg("--").args(first).args(rest));

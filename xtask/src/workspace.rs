@@ -50,6 +50,21 @@ impl Workspace {
         command
     }
 
+    /// Builds everything that holds no mutants.
+    pub(crate) fn build_programs(&self) -> Command {
+        let mut command = self.cargo(&["build", "--release", "--locked", "--workspace"]);
+        command
+            .args(["mainstay-sim", "mainstay-model", "xtask"].iter().flat_map(|other| ["--exclude", other]));
+        command
+    }
+
+    /// One of the programs that were built.
+    pub(crate) fn program(&self, name: &str) -> Command {
+        let mut command = Command::new(self.target.join("release").join(name));
+        command.current_dir(&self.root);
+        command
+    }
+
     /// What a call of cargo prints.
     pub(crate) fn output(&self, arguments: &[&str]) -> Result<String> {
         let mut command = self.cargo(arguments);

@@ -31,12 +31,20 @@ impl Patience {
 
     /// Bytes are about to be written. They queue behind those written before.
     pub(super) fn extend(&self, bytes: usize) {
-        let from_ms = self.until_ms.load(Ordering::Relaxed).max(self.now_ms());
+        self.extend_at(bytes, self.now_ms());
+    }
+
+    fn extend_at(&self, bytes: usize, now_ms: u64) {
+        let from_ms = self.until_ms.load(Ordering::Relaxed).max(now_ms);
         self.until_ms.store(from_ms + bytes as u64 / SLOWEST_BYTES_PER_MS, Ordering::Relaxed);
     }
 
     pub(super) fn lasts(&self) -> bool {
-        self.now_ms() < self.until_ms.load(Ordering::Relaxed)
+        self.lasts_at(self.now_ms())
+    }
+
+    fn lasts_at(&self, now_ms: u64) -> bool {
+        now_ms < self.until_ms.load(Ordering::Relaxed)
     }
 }
 
@@ -81,16 +89,14 @@ mod tests {
         assert!(delays.len() > 10);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn patience_lasts_as_long_as_the_slowest_network_needs() {
+    #[test]
+    fn patience_lasts_as_long_as_the_slowest_network_needs() {
         let patience = Patience::new();
-        patience.extend(100);
-        assert!(!patience.lasts(), "pings give none");
-        patience.extend(2_000_000);
-        patience.extend(1_000_000);
-        tokio::time::advance(Duration::from_millis(2_999)).await;
-        assert!(patience.lasts());
-        tokio::time::advance(Duration::from_millis(1)).await;
-        assert!(!patience.lasts());
+        patience.extend_at(100, 7);
+        assert!(!patience.lasts_at(7), "pings give none");
+        patience.extend_at(2_000_000, 7);
+        patience.extend_at(1_000_000, 8);
+        assert!(patience.lasts_at(3_006));
+        assert!(!patience.lasts_at(3_007));
     }
 }
