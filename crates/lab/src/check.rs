@@ -123,7 +123,11 @@ pub fn same_everywhere(cluster: &Cluster) -> Result<()> {
     }
     let end = sql::query(&on_primary, "SELECT pg_current_wal_insert_lsn()", SQL_PATIENCE)?;
     let end = end.first().and_then(|row| row.first()).context("the primary tells no position")?.clone();
-    for member in cluster.data_members().filter(|member| member.name() != primary.name()) {
+    // One that was replaced has what it had.
+    let rows = cluster.status().map(|status| status.members).unwrap_or_default();
+    let belongs = |name: &str| rows.iter().any(|row| row.name.as_str() == name);
+    let others = cluster.data_members().filter(|member| member.name() != primary.name());
+    for member in others.filter(|member| belongs(member.name())) {
         let config = sql::administration(&member.site);
         let replayed = format!("SELECT pg_last_wal_replay_lsn() >= '{end}'");
         let deadline = clock::now().plus(REPLAY_PATIENCE);

@@ -11,9 +11,10 @@ use nix::sys::signal::Signal;
 use crate::control::Status;
 use crate::disk::Disk;
 use crate::files::{self, Plan};
+use crate::founding::{self, Founding};
 use crate::heal::Outstanding;
 use crate::member::Member;
-use crate::network::{Index, Network};
+use crate::network::{self, Index, Network};
 use crate::process::Kind;
 use crate::shared_memory::Segments;
 use crate::{clock, failure, interrupt, leftovers, pgbench, program, sql};
@@ -39,6 +40,8 @@ pub struct Cluster {
     pub disks: BTreeMap<u8, Disk>,
     pub outstanding: Outstanding,
     pub segments: Segments,
+    /// How it was made, if by commands.
+    pub founding: Option<Founding>,
     /// Whether pgbench's tables are there.
     pub has_pgbench: bool,
     /// Leave everything running at the end, for a person to look at.
@@ -54,7 +57,7 @@ impl Cluster {
         leftovers::clear(index)?;
         let base = leftovers::base(index);
         fs::create_dir_all(&base).with_context(|| format!("cannot make {}", base.display()))?;
-        let network = Network::create(index, plan.members())?;
+        let network = Network::create(index, plan.machines())?;
         let sites = files::sites(plan, &base, |place| index.address(place))?;
         let mut cluster = Cluster {
             plan: plan.clone(),
@@ -63,23 +66,20 @@ impl Cluster {
             disks: BTreeMap::new(),
             outstanding: Outstanding::default(),
             segments: Segments::default(),
+            founding: None,
             has_pgbench: false,
             keep: false,
             base,
             network,
         };
         cluster.create_disks(&sites)?;
-        files::write(&format!("lab-{}", index.number()), plan, &sites, &index.network())?;
-        for site in sites {
-            let namespace = index.namespace(site.place);
-            cluster.members.push(Member::new(site, namespace));
+        for site in &sites {
+            cluster.members.push(Member::new(site.clone(), index.namespace(site.place)));
         }
-        for member in &mut cluster.members {
-            if plan.supervised {
-                member.supervise(binary)?;
-            }
-            member.create(binary)?;
-            member.start(binary)?;
+        if plan.founded {
+            founding::found(&mut cluster)?
+        } else {
+            cluster.make_members(&sites)?
         }
         if let Err(error) = cluster.wait_whole(READY_PATIENCE) {
             let place = failure::keep(&cluster, "new-cluster")?;
@@ -90,6 +90,19 @@ impl Cluster {
         let primary = cluster.primary().context("the new cluster has no primary")?;
         sql::query(&sql::application(&primary.site), TABLE, SQL_PATIENCE)?;
         Ok(cluster)
+    }
+
+    /// From files that the lab writes.
+    fn make_members(&mut self, sites: &[files::Site]) -> Result<()> {
+        files::write(&self.name(), &self.plan, sites, &self.network.index().network())?;
+        for member in &mut self.members {
+            if self.plan.supervised {
+                member.supervise(&self.binary)?;
+            }
+            member.create(&self.binary)?;
+            member.start(&self.binary)?;
+        }
+        Ok(())
     }
 
     fn create_disks(&mut self, sites: &[files::Site]) -> Result<()> {
@@ -134,7 +147,7 @@ impl Cluster {
     }
 
     pub fn data_members(&self) -> impl Iterator<Item = &Member> {
-        self.members.iter().filter(|member| !member.site.is_witness)
+        self.members.iter().filter(|member| !member.site.is_witness && member.is_made())
     }
 
     /// The member that says that it is the primary and lets applications in.
@@ -192,17 +205,17 @@ impl Cluster {
 
     /// What an operator does on the machine of `member`: the command, to its end.
     pub fn command(&self, member: &str, words: &[&str]) -> Result<String> {
-        let configuration = self.member(member)?.site.configuration_file().display().to_string();
-        let arguments = [words, &["--config", configuration.as_str()]].concat();
-        program::run(&self.binary.display().to_string(), &arguments)
+        let member = self.member(member)?;
+        let configuration = member.site.configuration_file().display().to_string();
+        let (network, binary) = (network::way_inside(&member.namespace), self.binary.display().to_string());
+        let program = [network.as_str(), binary.as_str()];
+        program::run(network::NSENTER, &[&program, words, &["--config", configuration.as_str()]].concat())
     }
 
     /// What an operator does: the command, to its end.
     pub fn switch_over(&self, to: &str) -> Result<()> {
-        let primary = self.primary().context("there is no primary to switch from")?;
-        let configuration = primary.site.configuration_file().display().to_string();
-        let arguments = ["switchover", "--config", &configuration, "--to", to];
-        program::run(&self.binary.display().to_string(), &arguments).map(|_| ())
+        let primary = self.primary().context("there is no primary to switch from")?.name().to_owned();
+        self.command(&primary, &["switchover", "--to", to]).map(|_| ())
     }
 
     /// Ends everything: first as an operator would, so that PostgreSQL tidies up behind itself, then by force.

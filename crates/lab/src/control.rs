@@ -39,6 +39,8 @@ pub struct Row {
     pub timeline: Option<u64>,
     pub lag_bytes: Option<u64>,
     pub sync: bool,
+    #[serde(default)]
+    pub votes: bool,
     pub reason: Option<String>,
 }
 
@@ -56,6 +58,11 @@ impl Status {
         let others =
             self.members.iter().filter(|row| row.kind == "data" && Some(&row.name) != self.primary.as_ref());
         self.writable && self.phase == "open" && others.into_iter().all(|row| self.streams(&row.name))
+    }
+
+    /// Whether that is so, and every one of `count` members votes.
+    pub fn is_whole_with(&self, count: usize) -> bool {
+        self.is_whole() && self.members.len() == count && self.members.iter().all(|row| row.votes)
     }
 
     /// Whether commits are acknowledged by the primary alone.

@@ -47,7 +47,8 @@ pub fn keep(cluster: &Cluster, name: &str) -> Result<PathBuf> {
 /// What can be copied is; a failure must not hide the one that it is about.
 fn copy(member: &Member, place: &Path) {
     let site = &member.site;
-    for log in ["member.log", "guard.log", "postgresql.log"] {
+    let _ = fs::copy(site.log(), place.join(format!("{}-member.log", site.name)));
+    for log in ["guard.log", "postgresql.log"] {
         let _ = fs::copy(site.directory.join("log").join(log), place.join(format!("{}-{log}", site.name)));
     }
     if let Ok(text) = control::explain_text(&site.control_socket(), DECISIONS) {

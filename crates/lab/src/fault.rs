@@ -33,6 +33,7 @@ pub enum Fault {
     CutOutgoing,
     CutFromMembers,
     CutLink,
+    ClosePort,
     FreezeDisk,
     FillDisk,
     DeleteData,
@@ -62,6 +63,11 @@ pub const WORDS: &[(&str, Fault, &str)] = &[
     ("cut-outgoing", Fault::CutOutgoing, "what it sends to other members vanishes; clients still reach it"),
     ("cut-from-members", Fault::CutFromMembers, "nothing passes to or from other members; clients reach it"),
     ("cut-link", Fault::CutLink, "nothing passes between two members"),
+    (
+        "close-port",
+        Fault::ClosePort,
+        "`close-port 5432 of m1 to m2`: what m2 sends to that port of m1 has no answer",
+    ),
     ("freeze-disk", Fault::FreezeDisk, "every write to its data directory waits"),
     ("fill-disk", Fault::FillDisk, "no room is left under its data directory"),
     ("delete-data", Fault::DeleteData, "the data directory is deleted under the running server"),
@@ -106,6 +112,7 @@ pub fn perform(cluster: &mut Cluster, fault: Fault, targets: &[String]) -> Resul
         }
         Fault::LinkDown | Fault::PacketsLost => cut_off(cluster, fault, targets),
         Fault::CutOutgoing | Fault::CutFromMembers | Fault::CutLink => cut(cluster, fault, targets),
+        Fault::ClosePort => bail!("close-port wants a port and two members; see close_port"),
         Fault::FreezeDisk | Fault::FillDisk => at_disk(cluster, fault, targets),
         Fault::DeleteData => {
             targets.iter().try_for_each(|target| delete(&cluster.member(target)?.site.data_directory))
@@ -201,6 +208,14 @@ fn cut(cluster: &mut Cluster, fault: Fault, targets: &[String]) -> Result<()> {
         cluster.network.blackhole(from, &to, true)?;
         cluster.outstanding.push(fault, Undo::Routes { from, to });
     }
+    Ok(())
+}
+
+/// Nothing that `from` sends to `port` of `of` has an answer.
+pub fn close_port(cluster: &mut Cluster, port: u16, of: &str, from: &str) -> Result<()> {
+    let (of, from) = (cluster.member(of)?.site.place, cluster.member(from)?.site.place);
+    cluster.network.set_port(of, port, from, false)?;
+    cluster.outstanding.push(Fault::ClosePort, Undo::OpenPort { of, port, from });
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -34,6 +35,10 @@ pub struct Plan {
     pub parameters: BTreeMap<String, String>,
     /// Whether members run under the supervisor, by the shipped unit file, and each from a program of its own.
     pub supervised: bool,
+    /// Whether it is made by `init` and `join`, as operators make theirs, and not from files that the lab writes.
+    pub founded: bool,
+    /// Machines that are no members yet.
+    pub spares: u8,
 }
 
 impl Plan {
@@ -45,11 +50,14 @@ impl Plan {
             lease: None,
             parameters: BTreeMap::new(),
             supervised: false,
+            founded: false,
+            spares: 0,
         }
     }
 
-    pub fn members(&self) -> u8 {
-        self.data_members + self.witnesses
+    /// Members and those that may become some.
+    pub fn machines(&self) -> u8 {
+        self.data_members + self.witnesses + self.spares
     }
 }
 
@@ -75,7 +83,8 @@ impl Site {
     }
 
     pub fn log(&self) -> PathBuf {
-        self.directory.join("log/member.log")
+        // Beside the directory, which `join` makes.
+        self.directory.with_extension("log")
     }
 
     /// Where a supervised member's own copy of the program is: what an upgrade replaces.
@@ -88,11 +97,12 @@ impl Site {
     }
 }
 
-/// The members of `plan` below `base`: m1, m2, …, and w1, w2, … for the witnesses.
+/// The machines of `plan` below `base`: m1, m2, …, also for the spare ones, and w1, w2, … for the witnesses.
 pub fn sites(plan: &Plan, base: &Path, address: impl Fn(u8) -> Ipv4Addr) -> Result<Vec<Site>> {
-    let data = (1..=plan.data_members).map(|number| (format!("m{number}"), false));
+    let data = |numbers: RangeInclusive<u8>| numbers.map(|number| (format!("m{number}"), false));
     let witnesses = (1..=plan.witnesses).map(|number| (format!("w{number}"), true));
-    let named = (1..).zip(data.chain(witnesses));
+    let (members, spares) = (1..=plan.data_members, plan.data_members + 1..=plan.data_members + plan.spares);
+    let named = (1..).zip(data(members).chain(witnesses).chain(data(spares)));
     named
         .map(|(place, (name, is_witness))| {
             let directory = base.join(&name);
@@ -198,6 +208,9 @@ mod tests {
     #[test]
     fn witnesses_come_last_and_have_no_postgresql() {
         let plan = Plan { witnesses: 1, disk_mib: Some(400), lease: Some("2s".to_owned()), ..Plan::new(2) };
+        let more = Plan { spares: 1, ..plan.clone() };
+        let more = super::sites(&more, Path::new("/base"), |place| Ipv4Addr::new(10, 99, 0, place)).unwrap();
+        assert_eq!((more[3].name.as_str(), more[3].place), ("m3", 4));
         let sites = sites(&plan, Path::new("/base"), |place| Ipv4Addr::new(10, 99, 0, place)).unwrap();
         let names: Vec<&str> = sites.iter().map(|site| site.name.as_str()).collect();
         assert_eq!(names, ["m1", "m2", "w1"]);

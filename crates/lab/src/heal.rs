@@ -20,6 +20,11 @@ pub enum Undo {
         from: u8,
         to: Vec<u8>,
     },
+    OpenPort {
+        of: u8,
+        port: u16,
+        from: u8,
+    },
     /// Process ids, each with the time of its start: it may have died, and its number belong to another by now.
     Continue {
         stopped: Vec<(i32, u64)>,
@@ -73,6 +78,7 @@ fn undo(cluster: &Cluster, step: &Undo) -> Result<()> {
         Undo::LinkUp { place } => network.set_link(*place, true),
         Undo::Attach { place } => network.set_attached(*place, true),
         Undo::Routes { from, to } => network.blackhole(*from, to, false),
+        Undo::OpenPort { of, port, from } => network.set_port(*of, *port, *from, true),
         Undo::Continue { stopped } => {
             let same = |(pid, started): &&(i32, u64)| {
                 process::look(*pid).is_some_and(|process| process.started_ticks == *started)

@@ -46,6 +46,9 @@ enum Bench {
         common: Common,
         #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
         seconds: u64,
+        /// Two data members and a witness, instead of three data members
+        #[arg(long)]
+        witness: bool,
     },
     /// Hogs on every core and on the disk: no failover is to come of it
     Starve {
@@ -161,8 +164,9 @@ fn measure(bench: &Bench) -> Result<()> {
             let series = Series { runs: given.runs, events, big_gb: given.big_gb };
             bench::failover::run(&bench_options(&given.common, given.members)?, &series)
         }
-        Bench::Idle { common, seconds } => {
-            bench::idle::run(&bench_options(common, 3)?, Duration::from_secs(*seconds))
+        Bench::Idle { common, seconds, witness } => {
+            let options = bench_options(common, if *witness { 2 } else { 3 })?;
+            bench::idle::run(&options, u8::from(*witness), Duration::from_secs(*seconds))
         }
         Bench::Starve { common, minutes } => {
             bench::starve::run(&bench_options(common, 3)?, Duration::from_secs(minutes * 60))

@@ -45,6 +45,11 @@ impl Member {
         self.site.name.as_str()
     }
 
+    /// Whether the machine has been made a member. A spare one has no configuration file before.
+    pub fn is_made(&self) -> bool {
+        self.site.configuration_file().exists()
+    }
+
     /// From now on it runs under a supervisor, by the shipped unit, and from its own copy of `binary`.
     pub fn supervise(&mut self, binary: &Path) -> Result<()> {
         self.unit = Some(Unit::read(Path::new(UNIT))?);

@@ -130,6 +130,18 @@ impl Network {
             .collect();
         feed("ip", &["-n", &self.index.namespace(from), "-batch", "-"], &lines).map(|_| ())
     }
+
+    /// What `from` sends to the TCP port of the member in place `of` has no answer, as where a firewall drops packets.
+    ///
+    /// Done by the routing policy, which every kernel with namespaces has: there is no way back for the port's answers.
+    pub fn set_port(&self, of: u8, port: u16, from: u8, open: bool) -> Result<()> {
+        let verb = if open { "del" } else { "add" };
+        let rule = format!(
+            "rule {verb} to {}/32 ipproto tcp sport {port} pref 100 blackhole\n",
+            self.index.address(from)
+        );
+        feed("ip", &["-n", &self.index.namespace(of), "-batch", "-"], &rule).map(|_| ())
+    }
 }
 
 impl Drop for Network {
@@ -151,9 +163,16 @@ pub fn remove(index: Index, members: u8) {
 
 /// A command that runs inside a namespace. `ip netns exec` would mount another /sys over the one with the control groups.
 pub fn inside(namespace: &str, program: &std::path::Path) -> Command {
-    let mut command = Command::new("/usr/bin/nsenter");
-    command.arg(format!("--net=/run/netns/{namespace}")).arg(program);
+    let mut command = Command::new(NSENTER);
+    command.arg(way_inside(namespace)).arg(program);
     command
+}
+
+pub const NSENTER: &str = "/usr/bin/nsenter";
+
+/// What [`NSENTER`] is told.
+pub fn way_inside(namespace: &str) -> String {
+    format!("--net=/run/netns/{namespace}")
 }
 
 #[cfg(test)]

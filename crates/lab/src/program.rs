@@ -42,7 +42,9 @@ fn finish(mut command: Command, program: &str, arguments: &[&str], input: &str) 
     }
     let output = child.wait_with_output().with_context(|| format!("cannot wait for `{}`", shown()))?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
+        // A check that fails says so on its standard output.
+        let said = if output.stderr.is_empty() { &output.stdout } else { &output.stderr };
+        let said = String::from_utf8_lossy(said);
         bail!("`{}` failed ({}): {}{}", shown(), output.status, said.trim(), first_line(input));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())

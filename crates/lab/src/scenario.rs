@@ -1,6 +1,7 @@
 //! Scenarios: one story in one file, in words that an operator uses.
 
 pub mod expect;
+pub mod grow;
 pub mod parse;
 pub mod play;
 
@@ -53,6 +54,12 @@ pub enum Action {
         fault: Fault,
         targets: Vec<Target>,
     },
+    /// No packet from one member reaches a port of another.
+    ClosePort {
+        port: u16,
+        of: Target,
+        from: Target,
+    },
     /// Undo all faults, or those of one kind.
     Heal {
         fault: Option<Fault>,
@@ -64,6 +71,19 @@ pub enum Action {
     Switchover {
         to: Target,
     },
+    /// A spare machine becomes a member, by a token of the cluster's `init`.
+    Join {
+        machine: Target,
+        /// What the one line says with which it is refused; nothing of it is left then.
+        refused: Option<String>,
+    },
+    /// A spare machine takes a member's place.
+    Replace {
+        old: Target,
+        new: Target,
+    },
+    /// From now on every data member is asked for `/primary`, as a load balancer does.
+    WatchPrimary,
     /// What an operator or a package asks of the service manager.
     Service {
         verb: ServiceVerb,
@@ -136,6 +156,13 @@ pub enum Expectation {
         who: Target,
         within: Duration,
     },
+    /// Since the first command of the cluster's founding: every machine of so few lines votes, and every standby streams.
+    Founded {
+        within: Duration,
+        commands: u32,
+    },
+    /// No two members have called themselves the primary at the same time, and the old one said that it is none before another did.
+    OnePrimaryEndpoint,
     /// Writes are acknowledged.
     Writes {
         within: Duration,

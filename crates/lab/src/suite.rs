@@ -130,6 +130,8 @@ fn one(cluster: &mut Option<Cluster>, scenario: &Scenario, options: &Options) ->
     }
     let reusable = cluster.as_ref().is_some_and(|cluster| {
         cluster.plan == scenario.plan
+            // A founding is a story of its own.
+            && !scenario.plan.founded
             && cluster.outstanding.is_empty()
             && cluster.wait_whole(WHOLE_PATIENCE).is_ok()
     });

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_core::MemberId;
-use mainstay_core::record::{Applied, Command, Joining, Kind, Member, OnCrash, Record};
+use mainstay_core::record::{Applied, Command, Invitation, Joining, Kind, Member, OnCrash, Record};
 use mainstay_net::pki::{ClusterCa, SERVER_LIFETIME};
+use mainstay_net::probe::Reachability;
 use mainstay_net::{JoinToken, Joins, KeyFingerprint, probe};
 use mainstay_store::RaftStore;
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,7 @@ use crate::clock;
 use crate::configuration::Configuration;
 use crate::machinery::failed;
 use crate::propose::Proposer;
+use crate::reach::{self, Reach, Service};
 use crate::record_machine::RecordMachine;
 use crate::roster::{self, Roster};
 
@@ -56,6 +58,19 @@ pub struct JoinRequest {
     pub server_certificate_request: Option<String>,
     /// Under which names clients reach its PostgreSQL, beside its name and address.
     pub server_names: Vec<String>,
+    /// Nobody is let in yet: the ports are looked at, and the answer is a [`CheckAnswer`].
+    #[serde(default)]
+    pub check_only: bool,
+}
+
+/// What a machine must be able to reach before it is let in, in JSON.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct CheckAnswer {
+    /// What it will be called.
+    pub member: Option<MemberId>,
+    /// The other members' ports, as the member that was asked reaches them: what it reaches and the new machine does not is
+    /// closed by something in between, and what neither reaches is down.
+    pub ports: Vec<Reach>,
 }
 
 /// What the machine needs to be a member, in JSON. It holds secrets: it is read by that machine alone.
@@ -142,6 +157,10 @@ impl Desk {
         let member = request.member.clone().or(reserved).or_else(|| free_name(&record));
         let member = member.ok_or("there is no free name; give one with --member")?;
         self.check_ports(&member, &request).await?;
+        if request.check_only {
+            let answer = self.ports_to_reach(&record, invitation, &token, member).await;
+            return Ok(serde_json::to_vec(&answer).expect("an answer is representable in JSON"));
+        }
         let certificate_pem =
             ca.sign_member(&member, &request.certificate_request).map_err(|error| failed(error).0)?;
         let key = KeyFingerprint::of_certificate_pem(&certificate_pem).map_err(|error| failed(error).0)?;
@@ -172,22 +191,35 @@ impl Desk {
 
     /// The new machine listens while it asks: what does not answer is closed by something in between.
     async fn check_ports(&self, member: &MemberId, request: &JoinRequest) -> Result<(), String> {
-        let ports = [
-            ("members", Some(request.address)),
-            ("PostgreSQL", request.postgres),
-            ("HTTP", Some(request.http)),
-        ];
-        for (what, address) in ports {
-            let Some(address) = address else { continue };
+        for (service, address) in ports(request.address, request.postgres, Some(request.http)) {
             let found = probe(address, PROBE_PATIENCE).await;
             if !found.is_open() {
-                return Err(format!(
-                    "{} cannot reach {member}'s port for {what}, {address}: {found}; open it in the firewall, or name another address",
-                    self.configuration.me
-                ));
+                return Err(not_reached(&self.configuration.me, member, service, address, &found));
             }
         }
         Ok(())
+    }
+
+    /// A stranger is not told who the members are: without the token's secret the list is empty, and the request to join is refused.
+    async fn ports_to_reach(
+        &self,
+        record: &Record,
+        invitation: Option<&Invitation>,
+        token: &JoinToken,
+        member: MemberId,
+    ) -> CheckAnswer {
+        let known = invitation.filter(|open| open.secret_sha256 == token.secret_sha256());
+        let Some(invitation) = known else { return CheckAnswer::default() };
+        let roster = roster::of_record(record, &self.configuration);
+        let stays = |name: &MemberId, row: &Member| {
+            *name != member && !row.leaving && invitation.replaces.as_ref() != Some(name)
+        };
+        let others = roster.iter().filter(|(name, row)| stays(name, row));
+        let asked = others.flat_map(|(name, row)| {
+            let ports = ports(row.address, row.postgres, row.http);
+            ports.map(|(service, address)| (name.clone(), service, address))
+        });
+        CheckAnswer { member: Some(member.clone()), ports: reach::look(asked.collect()).await }
     }
 
     async fn join(
@@ -270,6 +302,29 @@ impl Desk {
             members,
         })
     }
+}
+
+fn ports(
+    member: SocketAddr,
+    postgres: Option<SocketAddr>,
+    http: Option<SocketAddr>,
+) -> impl Iterator<Item = (Service, SocketAddr)> {
+    let all = [(Service::Member, Some(member)), (Service::Postgresql, postgres), (Service::Http, http)];
+    all.into_iter().filter_map(|(service, address)| Some((service, address?)))
+}
+
+/// Which port is closed, in which direction, and what to do.
+pub fn not_reached(
+    from: &MemberId,
+    to: &MemberId,
+    service: Service,
+    address: SocketAddr,
+    found: &Reachability,
+) -> String {
+    let what = service.as_str();
+    format!(
+        "{from} cannot reach {to}'s {what} port {address}: {found}; open it in the firewall, or name another address; nothing was changed"
+    )
 }
 
 fn free_name(record: &Record) -> Option<MemberId> {

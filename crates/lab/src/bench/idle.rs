@@ -18,9 +18,10 @@ const TICKS_PER_SECOND: f64 = 100.0;
 /// After the last checkpoint of the beginning.
 const SETTLE: Duration = Duration::from_secs(5);
 
-/// Measures for so long.
-pub fn run(options: &Options, duration: Duration) -> Result<()> {
-    let cluster = Cluster::create(options.index, &options.binary, &Plan::new(options.members))?;
+/// Measures for so long, with so many witnesses beside the data members.
+pub fn run(options: &Options, witnesses: u8, duration: Duration) -> Result<()> {
+    let plan = Plan { witnesses, ..Plan::new(options.members) };
+    let cluster = Cluster::create(options.index, &options.binary, &plan)?;
     interrupt::pause(SETTLE)?;
     let processes: Vec<(String, &str, i32)> = cluster
         .members

@@ -13,7 +13,7 @@ use crate::pgbench::Pgbench;
 use crate::process::Kind;
 use crate::supervisor::Seen;
 use crate::tally::Outcome;
-use crate::{check, clock, control, interrupt, sql};
+use crate::{check, clock, control, endpoints, interrupt, sql};
 
 /// How long a late recovery is waited for, so that a failure tells how late.
 const GRACE: Duration = Duration::from_secs(60);
@@ -35,6 +35,8 @@ impl Player<'_> {
             E::PrimaryIs { target, is } => self.primary_is(target, *is),
             E::EpochChanged(changed) => self.epoch_changed(*changed),
             E::Epochs { most } => self.epochs(*most),
+            E::Founded { within, commands } => self.founded(*within, *commands),
+            E::OnePrimaryEndpoint => self.one_primary_endpoint(),
             E::Streaming { who, within } => self.streaming(who, *within),
             E::Writes { within } => self.writes(*within),
             E::NoWrites { duration } => self.no_writes(*duration),
@@ -228,6 +230,19 @@ impl Player<'_> {
             let ahead = promotion.since(gone).as_secs_f64();
             self.figures.push(format!("old server gone {ahead:.2} s before the promotion"));
         }
+        Ok(())
+    }
+
+    fn one_primary_endpoint(&mut self) -> Result<()> {
+        let watched = self.endpoints.as_ref().context("write `watch /primary` before the event")?;
+        let (denied, taken) =
+            endpoints::handover(&watched.series(), &self.last.0).map_err(anyhow::Error::msg)?;
+        let after = |at: Now| at.since(self.mark).as_secs_f64();
+        self.figures.push(format!(
+            "/primary: 503 after {:.2} s, the next 200 after {:.2} s",
+            after(denied),
+            after(taken)
+        ));
         Ok(())
     }
 

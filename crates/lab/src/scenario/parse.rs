@@ -121,17 +121,22 @@ fn head(scenario: &mut Scenario, words: &[&str]) -> Result<bool, String> {
                 |word: &str| number(word)?.try_into().map_err(|_| format!("{word} members are too many"));
             let mut plan = Plan::new(count(members)?);
             let mut rest = rest;
-            if let ["supervised", more @ ..] = rest {
-                plan.supervised = true;
+            while let [word @ ("supervised" | "founded"), more @ ..] = rest {
+                match *word {
+                    "supervised" => plan.supervised = true,
+                    _ => plan.founded = true,
+                }
                 rest = more;
             }
             while let [key, value, more @ ..] = rest {
                 match *key {
                     "witnesses" => plan.witnesses = count(value)?,
+                    "spares" => plan.spares = count(value)?,
                     "disks" => plan.disk_mib = Some(mebibytes(value)?),
                     "lease" => plan.lease = Some((*value).to_owned()),
                     _ => {
-                        let known = "`supervised`, `witnesses N`, `disks 400MiB`, `lease 2s`";
+                        let known =
+                            "`supervised`, `founded`, `witnesses N`, `spares N`, `disks 400MiB`, `lease 2s`";
                         return Err(format!("`{key}` is unknown here; after the members come {known}"));
                     }
                 }
@@ -140,8 +145,15 @@ fn head(scenario: &mut Scenario, words: &[&str]) -> Result<bool, String> {
             if !rest.is_empty() {
                 return Err(format!("`{}` lacks its value", rest[0]));
             }
-            if plan.data_members == 0 || plan.members() > MOST_MEMBERS {
+            if plan.data_members == 0 || plan.machines() > MOST_MEMBERS {
                 return Err(format!("a cluster has 1 to {MOST_MEMBERS} members"));
+            }
+            let is_plain = plan.witnesses == 0 && plan.disk_mib.is_none() && plan.lease.is_none();
+            if plan.founded && (plan.supervised || !is_plain) {
+                return Err("a `founded` cluster takes `spares N` and nothing else".to_owned());
+            }
+            if plan.spares > 0 && !plan.founded {
+                return Err("only a `founded` cluster has the tokens by which spares can join".to_owned());
             }
             scenario.plan = plan;
         }
@@ -160,6 +172,14 @@ fn action(words: &[&str]) -> Result<Action, String> {
         ["client", "on", on] => Action::LocalClient { on: target(on)? },
         ["arrange", "leader", "on", "primary"] => Action::ArrangeLeader { on_primary: true },
         ["arrange", "leader", "off", "primary"] => Action::ArrangeLeader { on_primary: false },
+        ["fault", "close-port", port, "of", of, "to", from] => Action::ClosePort {
+            port: port.parse().map_err(|_| format!("`{port}` is no port"))?,
+            of: target(of)?,
+            from: target(from)?,
+        },
+        ["fault", "close-port", ..] => {
+            return Err("a port is closed by for example `fault close-port 5432 of m1 to m2`".to_owned());
+        }
         ["fault", word, targets @ ..] if !targets.is_empty() => {
             Action::Fault { fault: fault(word)?, targets: all_targets(targets)? }
         }
@@ -173,6 +193,12 @@ fn action(words: &[&str]) -> Result<Action, String> {
         ["service", "upgrade", targets @ ..] if !targets.is_empty() => {
             Action::Service { verb: ServiceVerb::Upgrade, targets: all_targets(targets)? }
         }
+        ["join", machine] => Action::Join { machine: target(machine)?, refused: None },
+        ["refused", "join", machine, text] => {
+            Action::Join { machine: target(machine)?, refused: Some((*text).to_owned()) }
+        }
+        ["replace", old, "by", new] => Action::Replace { old: target(old)?, new: target(new)? },
+        ["watch", "/primary"] => Action::WatchPrimary,
         ["command", rest @ ..] => command(rest, None)?,
         ["refused", rest @ .., text] => command(rest, Some((*text).to_owned()))?,
         ["sql", on, statement] => {
@@ -184,8 +210,8 @@ fn action(words: &[&str]) -> Result<Action, String> {
         ["wait", time @ ..] => Action::Wait { duration: duration(time)? },
         ["expect", rest @ ..] => Action::Expect(expectation(rest)?),
         _ => {
-            let known = "load, client, arrange, fault, heal, start, switchover, service, command, refused, sql, attempt, \
-                         wait, expect";
+            let known = "load, client, arrange, fault, heal, start, switchover, join, replace, watch, service, command, \
+                         refused, sql, attempt, wait, expect";
             return Err(format!(
                 "`{}` is not understood; a line begins with one of: {known}",
                 words.join(" ")
@@ -222,6 +248,11 @@ fn expectation(words: &[&str]) -> Result<Expectation, String> {
         ["no", "writes", "for", time @ ..] => E::NoWrites { duration: duration(time)? },
         ["fenced"] => E::Fenced,
         ["local", "client", "silent"] => E::LocalSilent,
+        ["founded", "within", value, unit, "by", most, "commands"] => E::Founded {
+            within: duration(&[value, unit])?,
+            commands: number(most)?.try_into().map_err(|_| format!("{most} commands are too many"))?,
+        },
+        ["one", "primary", "endpoint"] => E::OnePrimaryEndpoint,
         ["postgres", "of", on, "same"] => E::SamePostgres { on: target(on)? },
         ["service", "of", of, "ready", "within", time @ ..] => {
             E::Ready { of: target(of)?, within: duration(time)? }
@@ -257,7 +288,7 @@ fn expectation(words: &[&str]) -> Result<Expectation, String> {
         ["lost", "some", "duplicated", "0"] => E::SomeLost,
         _ => {
             let known = "write-gap, total-gap, primary, epoch, epochs, streaming, writes, no writes, no errors, fenced, \
-                         local client, postgres, service, nothing, alone, at-risk, explain, log, rung, sql, lost";
+                         local client, founded, one primary endpoint, postgres, service, nothing, alone, at-risk, explain, log, rung, sql, lost";
             return Err(format!("`expect {}` is not understood; there are: {known}", words.join(" ")));
         }
     })

@@ -10,6 +10,7 @@ use mainstay_core::Now;
 use super::{Action, Scenario, Target};
 use crate::client::GapClient;
 use crate::cluster::Cluster;
+use crate::endpoints::Endpoints;
 use crate::fencing::Watch;
 use crate::files::Site;
 use crate::pgbench::Pgbench;
@@ -66,6 +67,7 @@ pub struct Player<'a> {
     /// Primary and epoch before the last event that can change them.
     pub(super) last: (String, u64),
     pub(super) watch: Option<Watch>,
+    pub(super) endpoints: Option<Endpoints>,
     /// When the last event was.
     pub(super) mark: Now,
     /// What was measured, in words.
@@ -108,6 +110,7 @@ impl<'a> Player<'a> {
             before: None,
             last: (String::new(), 0),
             watch: None,
+            endpoints: None,
             mark: now,
             figures: Vec::new(),
         })
@@ -135,6 +138,12 @@ impl<'a> Player<'a> {
                 self.mark = clock::now();
                 fault::perform(self.cluster, *fault, &targets)
             }
+            Action::ClosePort { port, of, from } => {
+                self.begin_event()?;
+                let (of, from) = (self.one(of)?, self.one(from)?);
+                self.mark = clock::now();
+                fault::close_port(self.cluster, *port, &of, &from)
+            }
             Action::Heal { fault: None } => {
                 self.mark = clock::now();
                 heal::everything(self.cluster)
@@ -153,6 +162,12 @@ impl<'a> Player<'a> {
                 let to = self.one(to)?;
                 self.mark = clock::now();
                 self.cluster.switch_over(&to)
+            }
+            Action::Join { machine, refused } => self.join(machine, refused.as_deref()),
+            Action::Replace { old, new } => self.replace(old, new),
+            Action::WatchPrimary => {
+                self.endpoints = Some(Endpoints::watch(self.cluster.data_members())?);
+                Ok(())
             }
             Action::Service { verb, targets } => {
                 self.begin_event()?;
@@ -201,7 +216,7 @@ impl<'a> Player<'a> {
     }
 
     /// What every fault and switchover begins with: a baseline, and a look at who is who.
-    fn begin_event(&mut self) -> Result<()> {
+    pub(super) fn begin_event(&mut self) -> Result<()> {
         if self.before.is_none() {
             let deadline = clock::now().plus(BASELINE_PATIENCE);
             let client = &self.client;

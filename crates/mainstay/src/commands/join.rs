@@ -13,11 +13,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use mainstay_core::record::Kind;
 use mainstay_member::Configuration;
-use mainstay_member::join::{JoinAnswer, JoinRequest};
+use mainstay_member::join::{CheckAnswer, JoinAnswer, JoinRequest, not_reached};
+use mainstay_member::reach::Reach;
 use mainstay_member::status::Role;
 use mainstay_net::join::{self, Host};
 use mainstay_net::{Invitation, probe};
 use mainstay_postgres::tools::{RunAs, Tools};
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::cli::JoinOptions;
@@ -44,8 +46,7 @@ pub(crate) async fn run(options: &JoinOptions) -> Result<ExitCode> {
     // As long as the cluster looks whether it can reach them, something must listen there.
     let listeners = listen(&plan)?;
     say(options, &format!("asking {target} to let this machine in"));
-    let keys = files::keys(&plan.directory, plan.kind)?;
-    let request = JoinRequest {
+    let check = JoinRequest {
         token: invitation.token.text(),
         member: options.member.clone(),
         kind: plan.kind,
@@ -54,18 +55,23 @@ pub(crate) async fn run(options: &JoinOptions) -> Result<ExitCode> {
         http: plan.http,
         priority: options.priority,
         postgresql_major: plan.postgresql_major,
+        certificate_request: String::new(),
+        server_certificate_request: None,
+        server_names: options.server_name.clone(),
+        check_only: true,
+    };
+    let closed = check_ports(ask(&invitation, target, &check).await?).await?;
+    let keys = files::keys(&plan.directory, plan.kind)?;
+    let request = JoinRequest {
         certificate_request: keys.member_request,
         server_certificate_request: keys.server_request,
-        server_names: options.server_name.clone(),
+        check_only: false,
+        ..check
     };
-    let text = serde_json::to_vec(&request)?;
-    let answer = join::ask(target, invitation.token.authority(), &text, ANSWER_PATIENCE).await?;
-    let answer: JoinAnswer = serde_json::from_slice(&answer)
-        .context("the answer cannot be read; use the same release on both machines")?;
+    let answer: JoinAnswer = ask(&invitation, target, &request).await?;
     drop(listeners);
     files::write(&plan, &answer, config, &options.server_name)?;
     say(options, &format!("{} is a member of the cluster {}", answer.member, answer.cluster));
-    let closed = closed_ports(&answer).await;
     for line in &closed {
         say(options, &format!("! {line}"));
     }
@@ -149,26 +155,30 @@ fn listen(plan: &Plan) -> Result<Vec<TcpListener>> {
         .collect()
 }
 
-/// The other direction: what of the members cannot be reached from here.
-async fn closed_ports(answer: &JoinAnswer) -> Vec<String> {
-    let mut asked = tokio::task::JoinSet::new();
-    for (name, row) in answer.members.iter().filter(|(name, row)| **name != answer.member && !row.leaving) {
-        for (what, address) in
-            [("members", Some(row.address)), ("PostgreSQL", row.postgres), ("HTTP", row.http)]
-        {
-            let Some(address) = address else { continue };
-            let name = name.clone();
-            asked.spawn(async move {
-                let found = probe(address, PROBE_PATIENCE).await;
-                (!found.is_open()).then(|| {
-                    format!("{name}'s port for {what}, {address}, is not reached from here: {found}")
-                })
-            });
+async fn ask<T: DeserializeOwned>(
+    invitation: &Invitation,
+    target: SocketAddr,
+    request: &JoinRequest,
+) -> Result<T> {
+    let text = serde_json::to_vec(request)?;
+    let answer = join::ask(target, invitation.token.authority(), &text, ANSWER_PATIENCE).await?;
+    serde_json::from_slice(&answer)
+        .context("the answer cannot be read; use the same release on both machines")
+}
+
+/// The other direction: fails if a port that the asked member reaches is closed to this machine; answers what neither reaches.
+async fn check_ports(answer: CheckAnswer) -> Result<Vec<String>> {
+    let Some(me) = answer.member else { return Ok(Vec::new()) };
+    let mut down = Vec::new();
+    for Reach { member, service, address, obstacle } in answer.ports {
+        let found = probe(address, PROBE_PATIENCE).await;
+        match obstacle {
+            _ if found.is_open() => {}
+            None => bail!(not_reached(&me, &member, service, address, &found)),
+            Some(_) => down.push(format!("{member}'s {} port {address} does not answer", service.as_str())),
         }
     }
-    let mut closed: Vec<String> = asked.join_all().await.into_iter().flatten().collect();
-    closed.sort();
-    closed
+    Ok(down)
 }
 
 /// Shows how the clone gets on until the member streams.

@@ -99,3 +99,23 @@ fn a_story_has_a_reason_and_an_end() {
     assert!(parsed("cluster 3\n").contains("say first why"));
     assert!(parsed("# Why.\ncluster 3\nheal\n").contains("every story ends with"));
 }
+
+#[test]
+fn foundings_are_understood() {
+    let text = "# Why.\ncluster 1 founded spares 2\nfault close-port 5432 of m1 to m2\nrefused join m2 \"no\"\njoin m2\n\
+                replace m2 by m3\nwatch /primary\nexpect founded within 60 s by 6 commands\nexpect one primary endpoint\n\
+                expect lost 0, duplicated 0\n";
+    let scenario = parse("x", "x.scenario", text).unwrap();
+    assert!(scenario.plan.founded && scenario.plan.machines() == 3);
+    let named = |name: &str| Target::Named(name.to_owned());
+    let actions: Vec<&Action> = scenario.steps.iter().map(|step| &step.action).collect();
+    assert_eq!(actions[0], &Action::ClosePort { port: 5432, of: named("m1"), from: named("m2") });
+    assert_eq!(actions[1], &Action::Join { machine: named("m2"), refused: Some("no".to_owned()) });
+    assert_eq!(actions[2], &Action::Join { machine: named("m2"), refused: None });
+    assert_eq!(actions[3], &Action::Replace { old: named("m2"), new: named("m3") });
+    let founded = Expectation::Founded { within: Duration::from_secs(60), commands: 6 };
+    assert_eq!(actions[5], &Action::Expect(founded));
+    assert!(refused("cluster 3 spares 1").contains("only a `founded` cluster"));
+    assert!(refused("cluster 3 founded supervised").contains("and nothing else"));
+    assert!(refused("cluster 3\nfault close-port m1").contains("a port is closed by"));
+}
