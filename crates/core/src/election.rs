@@ -151,7 +151,7 @@ pub fn voters_under(record: &Record, holder: &MemberId) -> SyncSet {
         .iter()
         .filter(|(member, report)| may_vote(member, report))
         .map(|(member, report)| Voter { member: member.clone(), incarnation: report.incarnation });
-    SyncSet::new(voters, wanted_acknowledgements(record.counted_data_members()))
+    SyncSet::new(voters, wanted_acknowledgements(record.counted_data_members(holder)))
 }
 
 /// Everyone who may be promoted now, the best first.

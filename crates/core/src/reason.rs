@@ -252,11 +252,11 @@ impl Reason {
             Reason::SwitchoverDue { to: Some(to) } => write!(f, "the switchover to {to} is due"),
             Reason::SwitchoverDue { to: None } => write!(f, "the scheduled switchover is due"),
             Reason::Withdrawn { why } => write!(f, "what an operator asked for is not done: {why}"),
-            Reason::HandingOver => write!(f, "in maintenance: another member takes over first"),
+            Reason::HandingOver => write!(f, "this member is to go: another one takes over first"),
             Reason::NobodyToHandOverTo => {
                 write!(
                     f,
-                    "in maintenance, but no voter streams that could take over: this member goes on as primary"
+                    "this member is to go, but no voter streams that could take over: it goes on as primary"
                 )
             }
             _ => return None,

@@ -223,6 +223,9 @@ pub struct MemberState {
     /// The newest format of the record that it reads, once it has the record; 0 before, and in programs of format 1.
     #[serde(default)]
     pub format: u32,
+    /// The first Raft id that was not given yet by the record as it has it: which members it knows of. 0 in programs before that.
+    #[serde(default)]
+    pub ids_given: u64,
     /// What of the configuration waits for a restart of its server.
     #[serde(default)]
     pub restart: RestartNeed,

@@ -42,6 +42,8 @@ pub(crate) struct Facts {
     pub(crate) record: Arc<Record>,
     /// Who belongs to the cluster, also before the record is known.
     pub(crate) roster: Arc<Roster>,
+    /// Members that the record here does not show yet, as another one said.
+    pub(crate) heard_of: Roster,
     pub(crate) confirmed: Option<Epoch>,
     pub(crate) sealed: Epoch,
     pub(crate) upstream: Option<Upstream>,
@@ -74,6 +76,7 @@ impl Facts {
             me,
             record: Arc::default(),
             roster,
+            heard_of: Roster::new(),
             confirmed: None,
             sealed,
             upstream: None,
@@ -265,6 +268,13 @@ impl Facts {
         RestartNeed { known, ..self.configured.need }
     }
 
+    /// Whom this member dials and lets in.
+    pub(crate) fn spoken_with(&self) -> Roster {
+        let mut all = self.heard_of.clone();
+        all.extend(self.roster.iter().map(|(name, row)| (name.clone(), row.clone())));
+        all
+    }
+
     /// What the others are told to decide on.
     pub(crate) fn state(&self, view: &View, memory: &Memory) -> MemberState {
         let running = view.running();
@@ -292,6 +302,7 @@ impl Facts {
             wal_kept_from: self.sql.wal_kept_from.filter(|_| server == PeerServer::Primary),
             checkpointed: view.checkpointed == Some(view.record.epoch),
             format: if view.record.format > 0 { FORMAT } else { 0 },
+            ids_given: view.record.membership.next_raft_id,
             restart: view.restart,
             heard_ms: self.peers.iter().map(heard).collect(),
         }

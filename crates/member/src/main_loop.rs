@@ -22,7 +22,7 @@ use crate::clock;
 use crate::configure::Configured;
 use crate::explain::Explanations;
 use crate::facts::{Facts, incarnation_of};
-use crate::gossip;
+use crate::gossip::{self, NewerRoster};
 use crate::guard_link::GuardState;
 use crate::health::Signs;
 use crate::heartbeat::Heartbeat;
@@ -50,6 +50,8 @@ const FOREIGN_INTERVAL: Duration = Duration::from_secs(2);
 /// Whatever can wake the loop, beside its watched facts.
 pub(crate) enum Event {
     Gossip(MemberId, Box<Gossip>),
+    /// Another member knows of members that the record here does not show yet.
+    Roster(NewerRoster),
     Run(Finished),
     Upkeep(Finished),
     Directory(DirectoryLook),
@@ -190,8 +192,10 @@ impl MainLoop {
     fn take(&mut self, event: Event) -> bool {
         match event {
             Event::Gossip(from, gossip) => {
+                self.tell_roster(&from, gossip.state.ids_given);
                 self.facts.peers.insert(from, (clock::now(), *gossip));
             }
+            Event::Roster(newer) => self.hear_roster(newer),
             Event::Run(finished) => {
                 self.run_lane.finished();
                 if matches!(finished.job, Job::Initdb | Job::Clone { .. } | Job::Rewind { .. }) {
@@ -212,7 +216,7 @@ impl MainLoop {
             }
             Event::ReadFailed => self.under_way.reading = false,
             Event::Reconciled => self.under_way.reconciling = false,
-            Event::Farewell => self.links.follow(&self.facts.roster),
+            Event::Farewell => self.links.follow(&self.facts.spoken_with()),
             Event::Proposed(command, result) => self.proposed(&command, result),
             Event::Stop { everything: true } => self.begin_to_stop(),
             Event::Stop { everything: false } => return true,

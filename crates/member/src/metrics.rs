@@ -153,7 +153,7 @@ fn of_synchronous_replication(scrape: &Scrape, text: &mut Exposition) {
     text.gauge("mainstay_sync_standbys_wanted", "How many standbys there could be to acknowledge commits.")
         .one(data.saturating_sub(1) as u64);
     text.gauge("mainstay_sync_acknowledgements_wanted", "How many standbys a commit should wait for.")
-        .one(wanted_acknowledgements(data));
+        .one(wanted_acknowledgements(record.primary().map_or(data, |it| record.counted_data_members(it))));
     let Some(sync) = record.sync().filter(|_| record.is_open()) else { return };
     text.gauge("mainstay_sync_standbys", "How many standbys count for commits.")
         .one(sync.voters.len() as u64);

@@ -78,6 +78,16 @@ impl Links {
         }
     }
 
+    /// Tells one.
+    pub(crate) fn tell_one(&self, peer: &MemberId, message: &[u8]) {
+        let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, link)) = table.links.get(peer)
+            && let Err(error) = link.send(message)
+        {
+            debug!(%peer, %error, "not told");
+        }
+    }
+
     fn to(&self, raft_id: u64) -> Option<Link> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner).by_raft_id.get(&raft_id).cloned()
     }
@@ -120,6 +130,7 @@ async fn serve(incoming: Incoming, raft_id: Option<u64>, receivers: Receivers) {
                     // The loop has ended only if the process is about to.
                     let _ = events.send(Event::Gossip(sender.clone(), gossip));
                 }
+                Some(Message::Roster(newer)) => drop(events.send(Event::Roster(newer))),
                 None => debug!(from = %sender, "a message that is not understood"),
             };
             if let Err(error) = incoming.serve_messages(deliver).await {

@@ -1,10 +1,10 @@
 //! What a machine keeps: small state files, the data directory, and the disk's own troubles.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mainstay_core::sync::SyncSet;
 use mainstay_core::view::Upstream;
-use mainstay_core::{Epoch, Incarnation, Lsn, Now, Timeline};
+use mainstay_core::{Epoch, Incarnation, Lsn, MemberId, Now, Timeline};
 
 use crate::queue::{MICROSECOND, Time};
 use crate::random::Random;
@@ -55,6 +55,8 @@ pub(crate) struct Files {
     pub(crate) sealed: Epoch,
     /// Never to answer a renewal of this epoch or an older one.
     pub(crate) promised: Epoch,
+    /// The members, each with its replica of the log, as far as this one knows.
+    pub(crate) roster: BTreeMap<MemberId, u64>,
     /// The newest change of the voters that this member knows of.
     pub(crate) serial: u64,
     /// Whom the directory follows, as promised.

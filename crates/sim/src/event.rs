@@ -1,11 +1,12 @@
 //! Everything that can happen.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use mainstay_consensus::Outgoing;
 use mainstay_core::lease::Answer;
 use mainstay_core::view::MemberState;
-use mainstay_core::{Epoch, Now};
+use mainstay_core::{Epoch, MemberId, Now};
 
 use crate::fault::Fault;
 use crate::guard::{GuardRequest, GuardWord};
@@ -28,6 +29,8 @@ pub(crate) enum Event {
     /// From another member, to whichever life is there.
     Message {
         from: usize,
+        /// The replica that it was then.
+        sender: u64,
         to: usize,
         body: Rc<Message>,
     },
@@ -57,11 +60,28 @@ pub(crate) enum Event {
 
 pub(crate) enum Message {
     Raft(Vec<u8>),
-    Renew { epoch: Epoch, sent: Now },
-    Renewed { epoch: Epoch, sent: Now, answer: Answer },
-    AskRunOut { epoch: Epoch },
-    RunOut { epoch: Epoch, over: bool },
+    Renew {
+        epoch: Epoch,
+        sent: Now,
+    },
+    Renewed {
+        epoch: Epoch,
+        sent: Now,
+        answer: Answer,
+    },
+    AskRunOut {
+        epoch: Epoch,
+    },
+    RunOut {
+        epoch: Epoch,
+        over: bool,
+    },
     Gossip(MemberState),
+    /// To one that knows of fewer members: those there are, and how many ids were given by then.
+    Roster {
+        ids_given: u64,
+        roster: BTreeMap<MemberId, u64>,
+    },
 }
 
 pub(crate) enum MemberEvent {

@@ -3,11 +3,12 @@
 mod operator;
 mod people;
 mod plan;
+mod registrar;
 
 use mainstay_core::record::Kind;
 
 use crate::disk::SYNC_MAX;
-use crate::event::{Event, KernelEvent};
+use crate::event::{Event, KernelEvent, Life};
 use crate::machine::Process;
 use crate::network::Weather;
 use crate::queue::{MS, SECOND, Time};
@@ -15,6 +16,7 @@ use crate::world::World;
 
 pub(crate) use operator::Operator;
 pub(crate) use plan::Plan;
+pub(crate) use registrar::{Registrar, spares};
 
 #[derive(Clone, Debug)]
 pub(crate) enum Fault {
@@ -119,6 +121,13 @@ pub(crate) enum Fault {
     },
     /// An operator does something.
     Operate,
+    /// A member that has been taken out of the cluster stops.
+    Retire {
+        machine: usize,
+        life: Life,
+    },
+    /// Whoever changes the members goes on.
+    Register,
     /// Everything is put right.
     Heal,
 }
@@ -129,7 +138,7 @@ impl World {
     }
 
     pub(crate) fn fault(&mut self, fault: Fault) {
-        if self.trace.is_on() && !matches!(fault, Fault::Next | Fault::Operate) {
+        if self.trace.is_on() && !matches!(fault, Fault::Next | Fault::Operate | Fault::Register) {
             self.trace.line(self.now, "---", &format!("{fault:?}"));
         }
         match fault {
@@ -194,6 +203,12 @@ impl World {
             Fault::RemoveData { machine } => self.lose_data(machine, false),
             Fault::RestoreData { machine } => self.lose_data(machine, true),
             Fault::Operate => self.operator_acts(),
+            Fault::Retire { machine, life } => {
+                if self.machines[machine].member.as_ref().is_some_and(|member| member.life == life) {
+                    self.kill_whole(machine, 20 * SECOND);
+                }
+            }
+            Fault::Register => self.registrar_acts(),
             Fault::Heal => self.heal(),
         }
     }

@@ -48,6 +48,10 @@ pub(crate) struct Machine {
     pub(crate) disk: Disk,
     pub(crate) files: Files,
     pub(crate) data: Directory,
+    /// As which replica of the log it belongs to the cluster, if it does.
+    pub(crate) raft_id: Option<u64>,
+    /// What proves that it is itself; another one after each time that it was cleared away.
+    pub(crate) key: String,
     pub(crate) raft_disk: SimDisk,
     pub(crate) member: Option<Box<Member>>,
     pub(crate) guard: Option<Guard>,
@@ -73,6 +77,8 @@ impl Machine {
             disk: Disk::default(),
             files: Files::default(),
             data: Directory::default(),
+            raft_id: None,
+            key: String::new(),
             raft_disk: SimDisk::new(),
             member: None,
             guard: None,

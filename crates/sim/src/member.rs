@@ -7,6 +7,7 @@ mod lease;
 mod observe;
 mod perform;
 mod raft;
+mod roster;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -69,6 +70,12 @@ pub(crate) struct Member {
     /// The main loop is busy; leases, consensus and jobs go on.
     pub(crate) busy_until: Time,
     pub(crate) deciding: bool,
+    /// Members that have left are heard and told a little longer.
+    pub(crate) left: Vec<(MemberId, u64, Now)>,
+    /// Members that the record here does not show yet, from one that has a newer record.
+    pub(crate) heard_of: BTreeMap<MemberId, u64>,
+    /// When the last step of the log's own members was made.
+    pub(crate) reconciled: Option<Now>,
     pub(crate) told: Option<MemberState>,
 }
 
@@ -76,7 +83,7 @@ impl World {
     /// The init system starts the member, if the machine is up.
     pub(crate) fn start_member(&mut self, machine: usize) {
         let place = &self.machines[machine];
-        if place.member.is_some() || !place.powered {
+        if place.member.is_some() || !place.powered || place.raft_id.is_none() {
             return;
         }
         let Some((raft, record)) = self.open_raft(machine).filter(|_| place_works(&self.machines[machine]))
@@ -121,6 +128,9 @@ impl World {
             answers: BTreeMap::new(),
             busy_until: 0,
             deciding: false,
+            left: Vec::new(),
+            heard_of: BTreeMap::new(),
+            reconciled: None,
             told: None,
         };
         self.machines[machine].member = Some(Box::new(member));
@@ -190,6 +200,7 @@ impl World {
         match what {
             MemberEvent::Tick => {
                 self.again(machine, TICK, MemberEvent::Tick);
+                self.reconcile_members(machine);
                 self.decide(machine);
             }
             MemberEvent::Decide => {
@@ -240,10 +251,14 @@ impl World {
         }
     }
 
-    pub(crate) fn message(&mut self, from: usize, to: usize, body: &Message) {
+    /// `sender` is the replica that the machine was when it sent it.
+    pub(crate) fn message(&mut self, from: usize, sender: u64, to: usize, body: &Message) {
+        if from != to && !self.is_linked(to, from, sender) {
+            return;
+        }
         match body {
             Message::Raft(bytes) => {
-                let input = RaftInput::Step { from: raft::raft_id(from), bytes: bytes.clone() };
+                let input = RaftInput::Step { from: sender, bytes: bytes.clone() };
                 self.raft_input(to, input);
             }
             Message::Renew { epoch, sent } => self.answer_renewal(from, to, *epoch, *sent),
@@ -251,6 +266,7 @@ impl World {
             Message::AskRunOut { epoch } => self.answer_run_out(from, to, *epoch),
             Message::RunOut { epoch, over } => self.note_run_out(from, to, *epoch, *over),
             Message::Gossip(state) => self.hear(from, to, state),
+            Message::Roster { ids_given, roster } => self.hear_roster(to, *ids_given, roster),
         }
     }
 

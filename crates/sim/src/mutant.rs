@@ -49,6 +49,10 @@ pub enum ShellMutant {
     RunOutBeforeDurable,
     /// A holder that ends its epoch goes on renewing and opening.
     RelinquishIgnored,
+    /// A member is taken out of the record while it still votes in the log.
+    RemovedWhileItVotes,
+    /// Nobody is told of members that joined while it was away.
+    RosterNotTold,
 }
 
 impl ShellMutant {
@@ -75,6 +79,8 @@ impl ShellMutant {
         ShellMutant::LeaseCountedFromGrant,
         ShellMutant::RunOutBeforeDurable,
         ShellMutant::RelinquishIgnored,
+        ShellMutant::RemovedWhileItVotes,
+        ShellMutant::RosterNotTold,
     ];
 }
 

@@ -12,7 +12,7 @@ use mainstay_core::{Epoch, MemberId};
 use crate::client::Client;
 use crate::clock::Clock;
 use crate::event::Event;
-use crate::fault::{Fault, Operator, Plan};
+use crate::fault::{Fault, Operator, Plan, Registrar, spares};
 use crate::invariants::Violation;
 use crate::machine::Machine;
 use crate::mutant::{Mutation, ShellMutant};
@@ -114,6 +114,10 @@ fn faults(world: &mut World, seed: u64, config: &Config) {
     world.plan = Plan::drawn(seed, until);
     world.weather = weather(&mut random);
     world.operator = Operator::drawn(seed, until);
+    if !world.config.spares.is_empty() {
+        world.registrar = Some(Registrar::new(seed, until));
+        world.fault_after(0, Fault::Register);
+    }
     world.fault_after(0, Fault::Operate);
     world.fault_after(0, Fault::Next);
     world.run_until(until);
@@ -124,6 +128,7 @@ fn faults(world: &mut World, seed: u64, config: &Config) {
 fn put_right(world: &mut World) {
     world.fault(Fault::Heal);
     world.operator_leaves();
+    world.registrar_leaves();
     if !world.observer.excused {
         let healed = world.now;
         world.expect_primary();
@@ -182,7 +187,12 @@ pub(crate) fn bootstrap(seed: u64, config: &Config) -> World {
         Some(script) => (vec![Kind::Data; 3], script.lease()),
         None => (kinds(&mut random), lease),
     };
-    let setup = Setup { kinds, lease, mutations: config.mutations.clone() };
+    let moves = spares(seed).filter(|_| config.faults && config.script.is_none());
+    let (kinds, spares) = match moves {
+        Some((founders, spares)) => (vec![Kind::Data; founders], spares),
+        None => (kinds, Vec::new()),
+    };
+    let setup = Setup { kinds, spares, lease, mutations: config.mutations.clone() };
     build(seed, setup, Trace::new(config.trace), &mut random)
 }
 
@@ -193,16 +203,25 @@ pub(crate) fn build(seed: u64, setup: Setup, trace: Trace, random: &mut Random) 
     let voters: Vec<u64> = (1..=kinds.len() as u64).collect();
     let mut members = BTreeMap::new();
     for (index, kind) in kinds.iter().enumerate() {
-        let id = MemberId::new(&format!("m{}", index + 1)).expect("it is a name");
+        let id = name(voters[index]);
         let clock = Clock::booted(0, world.random_rate());
         let mut machine = Machine::new(id.clone(), *kind, clock);
         let identity = Identity { cluster_id: crate::member::CLUSTER.to_owned(), raft_id: voters[index] };
         create(&mut machine.raft_disk, &identity, &voters, &[]).expect("the disk is empty");
         machine.raft_disk.set_sync_lies(world.mutated(ShellMutant::SyncLies));
-        members.insert(id, member(index, *kind, voters[index]));
+        machine.raft_id = Some(voters[index]);
+        machine.files.roster = voters.iter().map(|raft_id| (name(*raft_id), *raft_id)).collect();
+        let row = member(index, *kind, voters[index]);
+        machine.key.clone_from(&row.key);
+        members.insert(id, row);
         world.machines.push(machine);
         let at = random.below(300 * MS);
         world.queue.push(at, Event::StartMember { machine: index });
+    }
+    for kind in world.config.spares.clone() {
+        let clock = Clock::booted(0, world.random_rate());
+        let id = name(world.machines.len() as u64 + 1);
+        world.machines.push(Machine::new(id, kind, clock));
     }
     add_clients(&mut world, random);
     world.queue.push(0, Event::Inspect);
@@ -214,7 +233,11 @@ pub(crate) fn build(seed: u64, setup: Setup, trace: Trace, random: &mut Random) 
     world
 }
 
-fn member(index: usize, kind: Kind, raft_id: u64) -> Member {
+fn name(number: u64) -> MemberId {
+    MemberId::new(&format!("m{number}")).expect("it is a name")
+}
+
+pub(crate) fn member(index: usize, kind: Kind, raft_id: u64) -> Member {
     let port = 5432 + u16::try_from(index).expect("few");
     let address = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
     Member {

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use mainstay_core::lineage::{Fork, History};
 use mainstay_core::{Lsn, Timeline};
 
-/// A record, and with it everything before it. Their order is that in which they were written, anywhere.
+/// A record, and with it everything before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Tip(u32);
 

@@ -8,7 +8,7 @@ use mainstay_core::{MemberId, Now};
 
 use crate::client::Client;
 use crate::event::{Event, Life};
-use crate::fault::{Operator, Plan};
+use crate::fault::{Operator, Plan, Registrar};
 use crate::invariants::Observer;
 use crate::machine::{Machine, Process};
 use crate::mutant::{Mutation, ShellMutant};
@@ -23,6 +23,8 @@ use crate::wal::Wal;
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
     pub(crate) kinds: Vec<Kind>,
+    /// Machines that may join later.
+    pub(crate) spares: Vec<Kind>,
     pub(crate) lease: Duration,
     pub(crate) mutations: Vec<Mutation>,
 }
@@ -51,6 +53,7 @@ pub(crate) struct World {
     pub(crate) connections: BTreeMap<u64, Connection>,
     pub(crate) plan: Plan,
     pub(crate) operator: Option<Operator>,
+    pub(crate) registrar: Option<Registrar>,
     pub(crate) observer: Observer,
     pub(crate) trace: Trace,
     pub(crate) next_transaction: u32,
@@ -74,6 +77,7 @@ impl World {
             connections: BTreeMap::new(),
             plan: Plan::default(),
             operator: None,
+            registrar: None,
             observer: Observer::default(),
             trace,
             next_transaction: 0,
@@ -174,7 +178,7 @@ impl World {
         match event {
             Event::StartMember { machine } => self.start_member(machine),
             Event::Member { machine, what, .. } => self.member_event(machine, what),
-            Event::Message { from, to, body } => self.message(from, to, &body),
+            Event::Message { from, sender, to, body } => self.message(from, sender, to, &body),
             Event::Guard { machine, what, .. } => self.guard_event(machine, what),
             Event::Server { machine, what, .. } => self.server_event(machine, what),
             Event::Kernel { machine, what } => self.kernel_event(machine, what),
@@ -240,6 +244,11 @@ impl World {
 
     pub(crate) fn data_machines(&self) -> Vec<usize> {
         (0..self.machines.len()).filter(|m| self.machines[*m].kind == Kind::Data).collect()
+    }
+
+    /// The machines of the members that run PostgreSQL.
+    pub(crate) fn data_members(&self) -> Vec<usize> {
+        self.data_machines().into_iter().filter(|machine| self.is_member(*machine)).collect()
     }
 
     /// The machine whose open server is the newest, if it lives.

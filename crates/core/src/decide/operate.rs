@@ -131,11 +131,13 @@ pub(super) fn scheduled_switchover(view: &View, _: &mut Memory) -> Option<Verdic
 
 /// The primary is to be left alone: another takes over first, with everything.
 pub(super) fn hand_over(view: &View, _: &mut Memory) -> Option<Verdict> {
-    let maintenance = view.record.operation.maintenance.get(&view.me)?;
+    let (record, epoch) = (&view.record, view.record.epoch);
+    let leaves = record.members.get(&view.me).is_some_and(|row| row.leaving);
+    let maintenance = record.operation.maintenance.get(&view.me).map(|since| since.since_unix_ms);
+    let id = maintenance.or(leaves.then_some(epoch.0))?;
     if !holds_open(view) || !view.holds_lease() || view.record.switchover.is_some() {
         return None;
     }
-    let (id, epoch) = (maintenance.since_unix_ms, view.record.epoch);
     match hold::switchover_target(view, None) {
         Some(_) => {
             let command = Command::RequestSwitchover { id, epoch, to: None };

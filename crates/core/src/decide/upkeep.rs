@@ -126,7 +126,7 @@ pub(super) fn change_sync(view: &View, memory: &mut Memory) -> Option<Verdict> {
 
 /// The set that should acknowledge commits, and the voters that are given up for it.
 fn target(view: &View, memory: &Memory, tenure: &Tenure, primary: &Primary) -> (SyncSet, Vec<MemberId>) {
-    let wanted = wanted_acknowledgements(view.record.counted_data_members());
+    let wanted = wanted_acknowledgements(view.record.counted_data_members(&tenure.holder));
     let record = &tenure.sync;
     let mut live: Vec<Voter> = live_voters(view, tenure, primary);
     if live.len() < wanted as usize {

@@ -94,10 +94,15 @@ impl Record {
         self.staying().filter(|(_, row)| row.kind == Kind::Data).count()
     }
 
-    /// How many data members are to stay and are not set aside: what the number of acknowledgements follows.
-    pub fn counted_data_members(&self) -> usize {
-        let set_aside = |member| self.in_maintenance(member) || self.operation.reinit.contains_key(member);
-        self.staying().filter(|(member, row)| row.kind == Kind::Data && !set_aside(member)).count()
+    /// The primary, and the other data members that are to stay and are not set aside: what the number of acknowledgements
+    /// follows. A primary that is to go counts as long as it is one: who takes over has to hold everything.
+    pub fn counted_data_members(&self, primary: &MemberId) -> usize {
+        let set_aside =
+            |member: &MemberId| self.in_maintenance(member) || self.operation.reinit.contains_key(member);
+        let counts = |(member, row): &(&MemberId, &Member)| {
+            row.kind == Kind::Data && *member != primary && !set_aside(member)
+        };
+        1 + self.staying().filter(counts).count()
     }
 
     pub(super) fn raise_format(&mut self, to: u32) -> Result {

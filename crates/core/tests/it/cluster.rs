@@ -278,6 +278,7 @@ fn peer(record: &Record, name: &MemberId, now: Now) -> (MemberId, Peer) {
         wal_kept_from: primary.then_some(FORK),
         checkpointed: primary,
         format: 0,
+        ids_given: record.membership.next_raft_id,
         restart: looked_at(record),
         heard_ms: record
             .members

@@ -10,6 +10,7 @@ use mainstay_core::record::{Command, Record};
 use tracing::{debug, info, warn};
 
 use super::{Event, MainLoop};
+use crate::gossip::{self, NewerRoster};
 use crate::machinery::blocking;
 use crate::roster::Roster;
 use crate::{clock, join, roster};
@@ -43,7 +44,10 @@ impl MainLoop {
             .filter_map(|name| Some((name.clone(), self.facts.roster.get(&name)?.clone())))
             .collect();
         self.facts.roster = Arc::new(newest);
-        self.facts.peers.retain(|name, _| self.facts.roster.contains_key(name));
+        let ids_given = record.membership.next_raft_id;
+        let roster = Arc::clone(&self.facts.roster);
+        self.facts.heard_of.retain(|name, row| row.raft_id >= ids_given && !roster.contains_key(name));
+        self.facts.peers.retain(|name, _| roster.contains_key(name));
         self.links.follow(&self.with_those_that_left(&leaving));
         self.roster.send_replace(Arc::clone(&self.facts.roster));
         let (directory, access) =
@@ -135,8 +139,34 @@ impl MainLoop {
                 let _ = events.send(Event::Farewell);
             });
         }
-        let staying = self.facts.roster.iter();
-        staying.chain(leaving).map(|(name, row)| (name.clone(), row.clone())).collect()
+        let mut all = leaving.clone();
+        all.extend(self.facts.spoken_with());
+        all
+    }
+
+    /// One that was away while others joined does not know them, and would refuse them, were it the leader of the log.
+    pub(super) fn tell_roster(&self, peer: &MemberId, known: u64) {
+        let ids_given = self.facts.record.membership.next_raft_id;
+        if known < ids_given {
+            let members = Roster::clone(&self.facts.roster);
+            self.links.tell_one(peer, &gossip::roster(&NewerRoster { ids_given, members }));
+        }
+    }
+
+    /// Whoever tells it is a member, so it is believed; but only names that the record here does not know are taken from it.
+    /// What those say counts for nothing until the record names them, and the record may come from them.
+    pub(super) fn hear_roster(&mut self, newer: NewerRoster) {
+        if self.facts.record.membership.next_raft_id >= newer.ids_given {
+            return;
+        }
+        let known = |name: &MemberId| self.facts.roster.contains_key(name);
+        let unknown: Roster = newer.members.into_iter().filter(|(name, _)| !known(name)).collect();
+        if unknown != self.facts.heard_of {
+            let names: Vec<&str> = unknown.keys().map(MemberId::as_str).collect();
+            info!("heard of {}, which the record here does not show yet", names.join(", "));
+            self.facts.heard_of = unknown;
+            self.links.follow(&self.facts.spoken_with());
+        }
     }
 
     /// A record in which ids were given since this member got its own, but without it: it was taken out.

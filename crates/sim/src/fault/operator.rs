@@ -5,7 +5,7 @@ use mainstay_core::record::{Command, FORMAT, Failover, Forced, Operate, Pause, P
 use mainstay_core::{Lsn, MemberId};
 
 use super::Fault;
-use crate::machine::Process;
+use crate::machine::{Machine, Process};
 use crate::queue::{MS, SECOND, Time};
 use crate::random::Random;
 use crate::world::World;
@@ -29,10 +29,13 @@ impl World {
     pub(super) fn operator_acts(&mut self) {
         let Some(mut operator) = self.operator.take() else { return };
         let pause = operator.random.between(300, 9_000) * MS;
-        if self.now + pause < operator.until {
-            self.fault_after(pause, Fault::Operate);
-        }
-        let what = self.wish(&mut operator.random);
+        // What was asked for may reach the record late, after everything is put right.
+        let (pause, what) = if self.now < operator.until {
+            (pause, self.wish(&mut operator.random))
+        } else {
+            (SECOND / 2, self.unfinished())
+        };
+        self.fault_after(pause.min(operator.until.saturating_sub(self.now).max(SECOND / 2)), Fault::Operate);
         self.operator = Some(operator);
         if let Some(what) = what {
             self.ask(&what);
@@ -40,8 +43,8 @@ impl World {
     }
 
     fn wish(&mut self, random: &mut Random) -> Option<Operate> {
-        let data = self.data_machines();
-        let machine = data[random.index(data.len())];
+        let data = self.data_members();
+        let machine = *data.get(random.index(data.len().max(1)))?;
         let member = self.machines[machine].id.clone();
         let id = random.next();
         let until_unix_ms = random.chance(0.5).then(|| self.now / MS + random.between(500, 8_000));
@@ -65,14 +68,18 @@ impl World {
         })
     }
 
-    /// Nobody is proven: the one that reported the most is taken as it is.
+    /// Nobody is proven: the one that reported the most is taken as it is. Before that whoever does this makes sure that nothing
+    /// of the old primary runs any more, by switching its machine off: what stands still may go on later.
     pub(crate) fn acceptable_loss(&self) -> Option<Forced> {
         let record = &self.observer.record;
         let proven = |(member, report): (&MemberId, &Report)| {
             election::may_be_promoted(record, member, report.incarnation).is_ok()
         };
         let ended = matches!(record.phase, Phase::Ended { .. });
-        if !ended || record.reports.iter().any(proven) {
+        let runs_on = |machine: &Machine| {
+            machine.server.as_ref().is_some_and(|server| server.executing && server.opened.is_some())
+        };
+        if !ended || record.reports.iter().any(proven) || self.machines.iter().any(runs_on) {
             return None;
         }
         let current = record.reports.iter().filter(|(_, report)| report.epoch == record.epoch);
@@ -87,8 +94,8 @@ impl World {
         })
     }
 
-    /// Through whichever member lives.
-    pub(crate) fn ask(&mut self, what: &Operate) {
+    /// The member that leads, or else whichever lives: it may be one that has been taken out and does not know.
+    pub(super) fn somebody(&self) -> Option<usize> {
         let lives = |machine: &usize| {
             let place = &self.machines[*machine];
             place.member.is_some() && place.runs(Process::Member)
@@ -97,7 +104,11 @@ impl World {
             lives(machine) && self.machines[*machine].member.as_ref().is_some_and(|m| m.leads().is_some())
         };
         let machines = 0..self.machines.len();
-        let Some(through) = machines.clone().find(leads).or(machines.clone().find(lives)) else { return };
+        machines.clone().find(leads).or(machines.clone().find(lives))
+    }
+
+    pub(crate) fn ask(&mut self, what: &Operate) {
+        let Some(through) = self.somebody() else { return };
         if self.observer.record.format < FORMAT {
             self.propose(through, &Command::RaiseFormat { to: FORMAT });
         }
@@ -107,19 +118,25 @@ impl World {
 
     /// The work is done: nothing is held back any more.
     pub(crate) fn operator_leaves(&mut self) {
-        self.operator = None;
-        for _ in 0..120 {
-            let operation = &self.observer.record.operation;
-            let maintained = operation.maintenance.keys().next().cloned();
-            let what = match (operation.pause.is_some(), maintained, &operation.scheduled) {
-                (true, ..) => Operate::Resume {},
-                (_, Some(member), _) => Operate::EndMaintenance { member },
-                (.., Some(scheduled)) => Operate::Withdraw { id: scheduled.id, why: "healed".to_owned() },
-                _ => return,
-            };
-            self.ask(&what);
-            self.run_until(self.now + SECOND / 2);
+        if let Some(operator) = &mut self.operator {
+            operator.until = self.now;
+            if !self.run_while(60 * SECOND, |world| world.unfinished().is_none()) {
+                self.violated("primary_again", || {
+                    "what an operator asks for does not reach the record".to_owned()
+                });
+            }
         }
-        self.violated("primary_again", || "what an operator asks for does not reach the record".to_owned());
+    }
+
+    /// What an operator has begun and not ended.
+    fn unfinished(&self) -> Option<Operate> {
+        let operation = &self.observer.record.operation;
+        let maintained = operation.maintenance.keys().next().cloned();
+        match (operation.pause.is_some(), maintained, &operation.scheduled) {
+            (true, ..) => Some(Operate::Resume {}),
+            (_, Some(member), _) => Some(Operate::EndMaintenance { member }),
+            (.., Some(scheduled)) => Some(Operate::Withdraw { id: scheduled.id, why: "healed".to_owned() }),
+            _ => None,
+        }
     }
 }

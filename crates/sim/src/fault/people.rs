@@ -56,18 +56,21 @@ impl World {
 
     /// One directory in a run, and only while the others prove what was acknowledged.
     pub(super) fn lose_data(&mut self, machine: usize, restored: bool) {
+        if self.may_lose_data() {
+            self.destroy_data(machine, restored);
+        }
+    }
+
+    pub(super) fn may_lose_data(&self) -> bool {
         let record = &self.observer.record;
         let lone = record.sync().is_none_or(mainstay_core::sync::SyncSet::is_lone);
         let all_whole = self
-            .data_machines()
+            .data_members()
             .iter()
             .all(|m| self.machines[*m].data.content.as_ref().is_some_and(|content| !content.garbage));
         let open = record.is_open() && self.observer.gates.contains(&record.epoch);
         // Nor together with an outside hand, which may have spoilt the one that is left.
-        if lone || !open || self.observer.data_removed || self.observer.outside_hand || !all_whole {
-            return;
-        }
-        self.destroy_data(machine, restored);
+        !lone && open && !self.observer.data_removed && !self.observer.outside_hand && all_whole
     }
 
     /// The directory is gone, or is another one now.
@@ -109,7 +112,7 @@ impl World {
         }
     }
 
-    fn postmaster_gone_with_data(&mut self, machine: usize) {
+    pub(super) fn postmaster_gone_with_data(&mut self, machine: usize) {
         let Some(server) = &self.machines[machine].server else { return };
         let server = server.life;
         let at = self.now + 5 * MS;

@@ -1,9 +1,7 @@
 //! What an operator accepts to lose is lost; nothing else, and never for another directory or at another time.
 
-use mainstay_core::Epoch;
 use mainstay_core::record::{Command, Forced, Operate, Record};
 
-use super::Opening;
 use crate::wal::Tip;
 use crate::world::World;
 
@@ -37,12 +35,5 @@ impl World {
         for alone in &mut observer.seen_alone {
             *alone = keep(wal, *alone);
         }
-    }
-    /// Whether the commit was written before a later opening that an operator has forced, which does not have it. A machine that
-    /// stood still may answer for it late: what it held was not known, and its loss accepted.
-    pub(super) fn is_accepted_loss(&self, epoch: Epoch, commit: Tip) -> bool {
-        let forced = |opening: &&Opening| self.observer.forced_epochs.contains(&opening.epoch);
-        let mut later = self.observer.openings.iter().filter(forced).filter(|opening| opening.epoch > epoch);
-        later.any(|opening| commit < opening.tip && !self.wal.is_prefix(commit, opening.tip))
     }
 }

@@ -52,10 +52,10 @@ impl World {
     fn should_work(&self, holder: usize) -> bool {
         let fair =
             self.network.weather == Weather::FAIR && self.now > self.observer.weather_at + self.excuse();
-        let with_holder = (0..self.machines.len())
-            .filter(|m| self.is_undisturbed(*m) && self.network.connects(holder, *m))
-            .count();
-        let majority = with_holder * 2 > self.machines.len();
+        let majority = self.observer.record.has_majority(|voter| {
+            self.machine_of(voter)
+                .is_some_and(|machine| self.is_undisturbed(machine) && self.network.connects(holder, machine))
+        });
         fair && majority && self.is_undisturbed(holder)
     }
 }

@@ -15,9 +15,6 @@ impl World {
             return;
         };
         self.check_acknowledged_behind_gate(machine, epoch);
-        if self.is_accepted_loss(epoch, commit.tip) {
-            return;
-        }
         self.check_acknowledged_by_one(machine, epoch, commit.tip);
         let tip = commit.tip;
         match self.observer.acknowledged {

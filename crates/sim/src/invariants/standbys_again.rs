@@ -29,7 +29,7 @@ impl World {
     /// Whether there is a primary with every other data member as a voter that streams.
     pub(crate) fn is_whole(&self) -> bool {
         let Some(primary) = self.primary() else { return false };
-        let data = self.data_machines();
+        let data = self.data_members();
         let streams = data.iter().filter(|m| **m != primary).all(|m| self.follows_primary(*m));
         streams && has_full_set(&self.observer.record, data.len())
     }

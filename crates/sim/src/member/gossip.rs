@@ -34,6 +34,7 @@ impl World {
             wal_kept_from: kept_from.filter(|_| server == PeerServer::Primary),
             checkpointed: opened.is_some() && view.checkpointed == opened,
             format: if view.record.format > 0 { FORMAT } else { 0 },
+            ids_given: view.record.membership.next_raft_id,
             restart: view.restart,
             heard_ms: view.peers.iter().map(|(id, peer)| (id.clone(), millis(peer.heard_at))).collect(),
         }
@@ -65,7 +66,8 @@ impl World {
     pub(super) fn hear(&mut self, from: usize, to: usize, state: &MemberState) {
         let from: MemberId = self.machines[from].id.clone();
         let heard_at = self.local_now(to);
-        self.member(to).view.peers.insert(from, Peer { heard_at, state: state.clone() });
+        self.member(to).view.peers.insert(from.clone(), Peer { heard_at, state: state.clone() });
+        self.tell_roster(to, &from, state);
         self.wake(to);
     }
 }

@@ -56,6 +56,7 @@ impl World {
             holder.has_seen(member.seen_serial);
         }
         member.view.record = record;
+        self.follow_roster(machine);
         self.keep_serial(machine, serial);
         self.resume_lease(machine);
         self.arm(machine);

@@ -50,6 +50,8 @@ impl World {
     /// Whether the actions after this one may be performed now.
     fn perform(&mut self, machine: usize, action: &Action) -> bool {
         match action {
+            // The log's own members follow the record's: one that they still count must not vanish from it.
+            Action::Propose(Command::Remove { member }) if self.votes_in_the_log(machine, member) => {}
             Action::Propose(command) => self.propose_again(machine, command),
             Action::RequestGrant { epoch, incarnation } => {
                 let now = self.local_now(machine);

@@ -4,7 +4,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use mainstay_consensus::sim_disk::SimDisk;
-use mainstay_consensus::{Machine, Outgoing, Replica, RestoreError, Role, Settings, Timing};
+use mainstay_consensus::{
+    Machine, MembershipChange, Outgoing, Replica, RestoreError, Role, Settings, Timing,
+};
 use mainstay_core::record::{Applied, Command, Record};
 
 use super::{Member, MemberEvent};
@@ -25,6 +27,8 @@ pub(crate) enum RaftInput {
     Step { from: u64, bytes: Vec<u8> },
     Propose { id: u128, data: Vec<u8> },
     Read { context: u64 },
+    Change { id: u128, changes: Vec<MembershipChange> },
+    HandOver { to: u64 },
 }
 
 #[derive(Clone, Default)]
@@ -50,14 +54,6 @@ impl Machine for RecordMachine {
         self.record = Arc::new(record);
         Ok(())
     }
-}
-
-pub(crate) fn raft_id(machine: usize) -> u64 {
-    machine as u64 + 1
-}
-
-fn machine_of(raft_id: u64) -> usize {
-    usize::try_from(raft_id).expect("ids are small") - 1
 }
 
 impl World {
@@ -116,6 +112,8 @@ impl World {
             RaftInput::Step { from, bytes } => drop(replica.step(from, &bytes)),
             RaftInput::Propose { id, data } => drop(replica.propose(id, data)),
             RaftInput::Read { context } => drop(replica.read_index(context)),
+            RaftInput::Change { id, changes } => drop(replica.propose_membership(id, &changes)),
+            RaftInput::HandOver { to } => drop(replica.transfer_leader(to)),
         }
         self.raft_ready(machine);
     }
@@ -161,16 +159,22 @@ impl World {
 
     pub(super) fn raft_send(&mut self, machine: usize, messages: Vec<Outgoing>) {
         for message in messages {
-            self.send(machine, machine_of(message.to), Message::Raft(message.bytes));
+            if let Some(to) = self.machines.iter().position(|place| place.raft_id == Some(message.to)) {
+                self.send(machine, to, Message::Raft(message.bytes));
+            }
         }
     }
 
-    /// A datagram between members.
+    /// A datagram between members; only those that know each other are linked.
     pub(crate) fn send(&mut self, from: usize, to: usize, body: Message) {
+        let Some(sender) = self.machines[from].raft_id else { return };
+        if from != to && !self.machines[to].raft_id.is_some_and(|id| self.is_linked(from, to, id)) {
+            return;
+        }
         let body = Rc::new(body);
         for delay in self.network.arrivals(&mut self.random, from, to).into_iter().flatten() {
             let body = Rc::clone(&body);
-            self.queue.push(self.now + delay, crate::event::Event::Message { from, to, body });
+            self.queue.push(self.now + delay, crate::event::Event::Message { from, sender, to, body });
         }
     }
 

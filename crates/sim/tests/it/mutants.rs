@@ -34,6 +34,7 @@ const BY_CHANCE: &[(&str, &str, u64)] = &[
     ("SessionsEndedLate", "gate", 50),
     ("HalfChangedStarted", "whole_directory", 200),
     ("GuardWithoutDeadline", "no_write_without_lease", 100),
+    ("RemovedWhileItVotes", "members_settle", 300),
     ("LeftoversTolerated", "lease", 100),
 ];
 
