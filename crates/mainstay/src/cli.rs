@@ -37,7 +37,7 @@ pub(crate) enum Verb {
     Demo(DemoOptions),
     /// Make the first member of a new cluster on this machine
     #[command(
-        after_help = "Asks what is not given; with --yes, or without a terminal, the defaults stand.\nExample: mainstay init --cluster shop --address 10.0.0.1 --start"
+        after_help = "Asks what is not given; with --yes, or without a terminal, the defaults stand.\nExample: mainstay init --cluster shop --address 10.0.0.1 --start\n         mainstay init --adopt /var/lib/postgresql/15/main --start"
     )]
     Init(InitOptions),
     /// Make this machine a member of a cluster that is there

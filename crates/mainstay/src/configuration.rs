@@ -55,7 +55,8 @@ pub(crate) fn length_of_time(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("{text:?} is not a length of time; write for example \"3s\" or \"500ms\""))
 }
 
-fn parse(file: &Path, text: &str) -> Result<Configuration, ConfigurationError> {
+/// Checks `text` as if it stood in `file`.
+pub(crate) fn parse(file: &Path, text: &str) -> Result<Configuration, ConfigurationError> {
     let error = |line, message| ConfigurationError { file: file.to_owned(), line, message };
     let raw = raw::parse(text).map_err(|(line, message)| error(line, message))?;
     let base =

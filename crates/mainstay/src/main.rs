@@ -12,6 +12,7 @@ mod logging;
 mod output;
 mod setup;
 mod target;
+mod tune;
 mod when;
 mod writer;
 

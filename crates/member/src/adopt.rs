@@ -2,13 +2,22 @@
 
 use std::path::Path;
 
-use mainstay_core::record::Kind;
+use mainstay_core::record::{Kind, ParameterSet};
 use mainstay_postgres::adopt::{self, AdoptError, Adopted, Consent, DEBIAN_ROOT, TakeOver};
 use mainstay_postgres::configuration::ServerSettings;
+use mainstay_postgres::durable::Access;
 
 use crate::configuration::Configuration;
-use crate::machinery;
+use crate::machinery::{self, Accepted, FilePart};
 use crate::start::{MemberError, tools_and_layout};
+
+/// What the cluster is founded with: this member uses it from its first start on, and the record has it as soon as there is
+/// one. Called before [`crate::create`]; what an earlier call has written stays.
+pub fn found_with(configuration: &Configuration, set: ParameterSet) -> Result<(), MemberError> {
+    let access = Access { mode: 0o600, owner: None };
+    let state = configuration.directory.join("state");
+    Accepted::keep_first(set, &state, access).map_err(|error| MemberError::Store(machinery::failed(error).0))
+}
 
 /// Takes the configuration's data directory over, once, after [`crate::create`] and before the first
 /// [`crate::run`]: see [`mainstay_postgres::adopt`]. What `examine` carried over must stand in the configuration.
@@ -26,6 +35,7 @@ async fn adopt_below(
     };
     let data_members = configuration.members.values().filter(|row| row.kind == Kind::Data).count();
     let postgresql = &configuration.postgresql;
+    let (first, file) = (Accepted::kept(&layout.state_dir()), FilePart::of(configuration));
     let settings = ServerSettings {
         port: machinery::port(configuration),
         listen_addresses: Vec::new(),
@@ -33,7 +43,7 @@ async fn adopt_below(
         tls: false,
         synchronous_standby_names: machinery::idle_standby_names(data_members),
         upstream: None,
-        parameters: postgresql.parameters.clone(),
+        parameters: machinery::merged(&first, &file, &configuration.me, true),
     };
     let order = TakeOver {
         tools: &tools,

@@ -57,6 +57,8 @@ pub struct Postgresql {
     /// Lines of `pg_hba.conf` for applications.
     pub hba: Vec<String>,
     pub parameters: BTreeMap<String, String>,
+    /// What fits this machine where nobody says otherwise: the cluster's configuration goes over it.
+    pub defaults: BTreeMap<String, String>,
     /// The password of the role that replicates.
     pub replication_password: String,
 }

@@ -185,8 +185,11 @@ impl Keeper {
             set: record.parameters.set.clone(),
         };
         let known = self.rejected.as_ref().is_some_and(|(serial, _)| *serial == wanted.serial);
+        let accepted = machinery.accepted();
+        // What the cluster was founded with is on its way into the record.
+        let is_founding = wanted.serial == 0 && accepted.serial == crate::machinery::FIRST;
         // An empty record is one that was not read yet.
-        if record.format == 0 || *machinery.accepted() == wanted || known {
+        if record.format == 0 || *accepted == wanted || known || is_founding {
             return;
         }
         let serial = wanted.serial;

@@ -44,7 +44,7 @@ mod start;
 pub mod status;
 mod work;
 
-pub use adopt::adopt;
+pub use adopt::{adopt, found_with};
 pub use aftermath::stop_what_is_left;
 pub use clock::now;
 pub use configuration::Configuration;

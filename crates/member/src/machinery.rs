@@ -30,7 +30,7 @@ use crate::promise::Promises;
 use crate::record_machine::RecordMachine;
 use crate::roster::Roster;
 
-pub(crate) use parameters::{Accepted, FilePart, merged};
+pub(crate) use parameters::{Accepted, FIRST, FilePart, merged};
 
 /// A statement of ours that takes longer has hung.
 pub(crate) const STATEMENT_PATIENCE: Duration = Duration::from_secs(5);

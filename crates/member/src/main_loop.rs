@@ -261,15 +261,6 @@ impl MainLoop {
         self.resume_lease();
     }
 
-    /// The cluster's lease, if this member would keep another one: then a holder could write for longer than the voters wait.
-    /// Nothing is done on such a record.
-    fn other_lease(&self, watched: &Watched) -> Option<Duration> {
-        let record = &watched.record.borrow().machine.record;
-        let founded = record.format > 0;
-        let cluster = record.settings.lease();
-        (founded && cluster != self.machinery.configuration.lease).then_some(cluster)
-    }
-
     fn take_record(&mut self, record: Arc<Record>) {
         let before = std::mem::replace(&mut self.facts.record, Arc::clone(&record));
         if before.epoch != record.epoch || before.phase != record.phase {
@@ -315,6 +306,7 @@ impl MainLoop {
         }
         self.create_cluster();
         self.give_first_invitations();
+        self.give_first_parameters();
         self.tell(&view, &decision);
         let foreign = matches!(self.facts.directory, Directory::Foreign { .. });
         let interval = if foreign { FOREIGN_INTERVAL } else { DIRECTORY_INTERVAL };

@@ -95,8 +95,6 @@ fn statements(options: &InitdbOptions) -> Result<String, InitdbError> {
     check_text("the replication password", &options.replication_password)?;
     let mut lines = vec![create_role(REPLICATION_ROLE, "REPLICATION", &options.replication_password)];
     lines.extend(grants());
-    // So that the sync set and the slots can be verified from any member.
-    lines.push(format!("GRANT pg_read_all_stats TO {REPLICATION_ROLE}"));
     if let Some(application) = &options.application {
         check_text("the application's role", &application.role)?;
         check_text("the application's password", &application.password)?;
@@ -113,7 +111,8 @@ fn statements(options: &InitdbOptions) -> Result<String, InitdbError> {
     Ok(lines.join("\n") + "\n")
 }
 
-/// What pg_rewind reads the source with, granted in the database that it connects to.
+/// What pg_rewind reads the source with, granted in the database that it connects to; and statistics, so that the sync set
+/// and the slots can be verified from any member.
 fn grants() -> impl Iterator<Item = String> {
     let functions = [
         "pg_ls_dir(text, boolean, boolean)",
@@ -124,6 +123,7 @@ fn grants() -> impl Iterator<Item = String> {
     functions
         .into_iter()
         .map(|function| format!("GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {REPLICATION_ROLE}"))
+        .chain([format!("GRANT pg_read_all_stats TO {REPLICATION_ROLE}")])
 }
 
 /// Mainstay's own roles, made or set right in a cluster that was there before. A role of somebody else's under the

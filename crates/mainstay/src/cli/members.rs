@@ -24,15 +24,18 @@ pub(crate) struct InitOptions {
     /// The port for the other members
     #[arg(long, default_value_t = 7400, value_name = "N")]
     pub(crate) port: u16,
-    /// The port of PostgreSQL
-    #[arg(long, default_value_t = 5432, value_name = "N")]
-    pub(crate) postgres_port: u16,
+    /// The port of PostgreSQL; without it 5432, or that of the server that is adopted
+    #[arg(long, value_name = "N")]
+    pub(crate) postgres_port: Option<u16>,
     /// The port for health checks
     #[arg(long, default_value_t = 7480, value_name = "N")]
     pub(crate) http_port: u16,
     /// Where keys, state and data go
     #[arg(long, default_value = "/var/lib/mainstay", value_name = "DIR")]
     pub(crate) directory: PathBuf,
+    /// Take over the server whose data directory this is, instead of making an empty one: first a report, nothing is changed without your word
+    #[arg(long, value_name = "PGDATA", conflicts_with_all = ["database", "role"])]
+    pub(crate) adopt: Option<PathBuf>,
     /// A database to make for the application; `-` for none
     #[arg(long, value_name = "NAME")]
     pub(crate) database: Option<String>,
@@ -51,10 +54,13 @@ pub(crate) struct InitOptions {
     /// How many tokens for further members to make at once
     #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=8))]
     pub(crate) tokens: u8,
+    /// Leave memory, WAL and checkpoints at defaults that fit any machine
+    #[arg(long)]
+    pub(crate) no_tune: bool,
     /// Start the service
     #[arg(long)]
     pub(crate) start: bool,
-    /// Ask nothing
+    /// Ask nothing; agree that a server that is adopted is stopped, and that Debian starts it no more
     #[arg(long)]
     pub(crate) yes: bool,
     /// Print JSON
@@ -99,6 +105,9 @@ pub(crate) struct JoinOptions {
     /// Another name or address under which clients reach this PostgreSQL; may be given several times
     #[arg(long, value_name = "NAME")]
     pub(crate) server_name: Vec<String>,
+    /// Leave memory, WAL and checkpoints at defaults that fit any machine
+    #[arg(long)]
+    pub(crate) no_tune: bool,
     /// Start the service, and show how the copy of the data gets on
     #[arg(long)]
     pub(crate) start: bool,

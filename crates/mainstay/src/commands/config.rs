@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use mainstay_core::record::{ParameterSet, Values};
 use mainstay_member::Configuration;
 use mainstay_member::control::{ConfigAnswer, TuneAnswer};
+use mainstay_postgres::configuration::LEAST_OF_A_STANDBY;
 
 use crate::cli::{ChangeOptions, CheckOptions, ConfigVerb, Place, RoleName};
 use crate::client::Control;
@@ -62,8 +63,17 @@ pub(crate) async fn run(verb: ConfigVerb) -> Result<ExitCode> {
             }
             let answer: ConfigAnswer = Control::of(&configuration).get("/v1/config").await?;
             let mut set = answer.set.clone();
-            let values = set.members.entry(tuned.member.clone()).or_default();
-            values.extend(tuned.parameters.into_iter().map(|row| (row.name, row.value)));
+            for row in tuned.parameters {
+                // A standby must not have less of these than the primary, so the largest machine's hold for all.
+                if LEAST_OF_A_STANDBY.iter().any(|(name, _)| *name == row.name) {
+                    let number = |value: Option<&String>| value.and_then(|value| value.parse::<u64>().ok());
+                    if number(set.shared.get(&row.name)) < number(Some(&row.value)) {
+                        set.shared.insert(row.name, row.value);
+                    }
+                } else {
+                    set.members.entry(tuned.member.clone()).or_default().insert(row.name, row.value);
+                }
+            }
             change::change(&configuration, &answer, set, &options.change).await
         }
     }

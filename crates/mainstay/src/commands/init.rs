@@ -1,5 +1,9 @@
 //! `init`: the first member of a new cluster. Everything is asked and checked before anything is written.
+//!
+//! The configuration file comes last: with it the member is there. Until then it stands as a draft in the state directory, and
+//! the same command goes on with it, with the keys and secrets that are there already.
 
+mod adopt;
 mod answers;
 mod files;
 
@@ -7,9 +11,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use mainstay_member::Configuration;
 use mainstay_net::join::Host;
-use mainstay_net::pki::{self, ClusterCa};
-use mainstay_net::{Invitation, JoinToken, KeyFingerprint};
+use mainstay_net::{Invitation, JoinToken};
+use mainstay_postgres::adopt::Examination;
 use serde_json::json;
 
 use crate::cli::InitOptions;
@@ -17,9 +22,10 @@ use crate::commands::service;
 use crate::configuration;
 use crate::output::println;
 use crate::setup::{self, Ask};
+use crate::tune::Tuned;
 
 pub(crate) use answers::Answers;
-pub(crate) use files::own_row;
+pub(crate) use files::{own_row, server_names};
 
 /// How long the first tokens are valid.
 const TOKENS_VALID_S: u64 = 24 * 3_600;
@@ -33,18 +39,32 @@ pub(crate) async fn run(options: &InitOptions) -> Result<ExitCode> {
             config.display()
         );
     }
+    service::check_start(options.start, config)?;
     let ask = Ask::new(options.yes);
-    let answers = Answers::gather(options, &ask)?;
-    setup::check_ports(&[answers.address, answers.postgres, answers.http])?;
-    let tokens = write(&answers, config).await?;
-    let configuration = configuration::load(config)?;
-    mainstay_member::create(&configuration).await?;
+    let seen = match &options.adopt {
+        Some(data) => Some(adopt::look(options, data).await?),
+        None => None,
+    };
+    let (answers, configuration) = match files::draft(&std::path::absolute(&options.directory)?)? {
+        Some(draft) => go_on(options, &draft, seen.as_ref(), &ask)?,
+        None => begin(options, seen.as_ref(), &ask)?,
+    };
+    let ca = files::certificates(&answers)?;
+    let tokens = write_tokens(&answers, ca.fingerprint())?;
+    if let Some(seen) = &seen {
+        adopt::take_over(&configuration, seen).await?;
+    }
+    if !answers.directory.join("consensus").join("identity").exists() {
+        mainstay_member::create(&configuration).await?;
+    }
+    files::settle(&answers.directory, config)?;
     let started = service::start_if_wanted(options.start, config)?;
     if options.json {
         let value = json!({
             "cluster": answers.cluster, "member": answers.member, "config": config,
             "directory": answers.directory, "tokens": tokens, "started": started,
             "firewall": setup::firewall_lines(&answers.ports()),
+            "parameters": answers.tuned.as_ref().map(Tuned::json), "adopted": seen,
         });
         println!("{value}");
         return Ok(ExitCode::SUCCESS);
@@ -53,42 +73,58 @@ pub(crate) async fn run(options: &InitOptions) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Keys, secrets and the configuration file, which comes last: with it the member is there.
-async fn write(answers: &Answers, config: &Path) -> Result<Vec<String>> {
+/// Asks, checks, and writes the keys and the draft.
+fn begin(options: &InitOptions, seen: Option<&Examination>, ask: &Ask) -> Result<(Answers, Configuration)> {
+    let answers = Answers::gather(options, seen, ask)?;
     let directory = &answers.directory;
-    setup::make_directory(directory, 0o755)?;
-    let tls = directory.join("tls");
-    setup::make_directory(&tls, 0o700)?;
-    let ca = ClusterCa::create(&answers.cluster)?;
-    let own = ca.issue_member(&answers.member)?;
-    let names = answers.server_names();
-    let server = ca.issue_postgres_server(&names, pki::SERVER_LIFETIME)?;
-    pki::write_certificate(&tls.join("ca.pem"), ca.certificate_pem())?;
-    pki::write_private_key(&tls.join("ca.key"), &ca.key_pem())?;
-    pki::write_certificate(&tls.join("member.pem"), &own.certificate_pem)?;
-    pki::write_private_key(&tls.join("member.key"), &own.key_pem)?;
-    pki::write_certificate(&tls.join("server.pem"), &server.certificate_pem)?;
-    pki::write_private_key(&tls.join("server.key"), &server.key_pem)?;
-    setup::write_secret(&directory.join("replication.password"), &setup::random_text(32)?)?;
-    if answers.database.is_some() {
-        setup::write_secret(&directory.join("app.password"), &setup::random_text(20)?)?;
+    files::check_unused(directory, seen.is_some())?;
+    let is_served = seen.is_some_and(|seen| {
+        seen.running.as_ref().is_some_and(|running| running.port == answers.postgres.port())
+    });
+    let free = [Some(answers.address), (!is_served).then_some(answers.postgres), Some(answers.http)];
+    setup::check_ports(&free.into_iter().flatten().collect::<Vec<_>>())?;
+    if let Some(seen) = seen {
+        adopt::agree(seen, &answers, options, ask)?;
     }
-    let tokens = write_tokens(answers, &ca)?;
-    let key = KeyFingerprint::of_certificate_pem(&own.certificate_pem)?;
-    if let Some(parent) = config.parent() {
-        std::fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+    let text = files::begin(&answers, seen)?;
+    let configuration = configuration::parse(&options.config.config, &text)?;
+    files::write_draft(directory, &text)?;
+    Ok((answers, configuration))
+}
+
+/// Goes on with what an interrupted command has begun.
+fn go_on(
+    options: &InitOptions,
+    draft: &str,
+    seen: Option<&Examination>,
+    ask: &Ask,
+) -> Result<(Answers, Configuration)> {
+    let configuration = configuration::parse(&options.config.config, draft).with_context(|| {
+        format!("what was begun below {} cannot be gone on with", options.directory.display())
+    })?;
+    let answers = Answers::of(&configuration, options);
+    let adopted = &configuration.postgresql.data_directory;
+    match seen {
+        Some(seen) if seen.data == *adopted => adopt::agree(seen, &answers, options, ask)?,
+        None if !adopted.join("PG_VERSION").exists() => {}
+        _ => bail!(
+            "an init was interrupted that adopts {}; go on with it: mainstay init --adopt {}",
+            adopted.display(),
+            adopted.display()
+        ),
     }
-    let text = files::configuration(answers, &key.to_string());
-    std::fs::write(config, text).with_context(|| format!("cannot write {}", config.display()))?;
-    Ok(tokens)
+    if !options.json {
+        println!("An init of {} that was interrupted is gone on with, as it was begun.", answers.member);
+    }
+    Ok((answers, configuration))
 }
 
 /// The record does not exist yet: the member writes the invitations into it as soon as it leads.
-fn write_tokens(answers: &Answers, ca: &ClusterCa) -> Result<Vec<String>> {
+fn write_tokens(answers: &Answers, authority: mainstay_net::KeyFingerprint) -> Result<Vec<String>> {
     let expires_at_unix_ms = setup::unix_ms() + TOKENS_VALID_S * 1_000;
     let (mut texts, mut invitations) = (Vec::new(), Vec::new());
     for _ in 0..answers.tokens {
-        let token = JoinToken::create(ca.fingerprint())?;
+        let token = JoinToken::create(authority)?;
         invitations.push(mainstay_core::record::Invitation {
             id: token.id(),
             secret_sha256: token.secret_sha256(),
@@ -101,11 +137,12 @@ fn write_tokens(answers: &Answers, ca: &ClusterCa) -> Result<Vec<String>> {
         let host = Host::Address(answers.address.ip());
         texts.push(Invitation { token, host, port: answers.address.port() }.text());
     }
+    let file = answers.directory.join("state").join(mainstay_member::join::FIRST_INVITATIONS);
+    if file.exists() {
+        std::fs::remove_file(&file).with_context(|| format!("cannot replace {}", file.display()))?;
+    }
     if !invitations.is_empty() {
-        let state = answers.directory.join("state");
-        setup::make_directory(&state, 0o700)?;
-        let text = serde_json::to_string_pretty(&invitations)?;
-        setup::write_secret(&state.join(mainstay_member::join::FIRST_INVITATIONS), &text)?;
+        setup::write_secret(&file, &serde_json::to_string_pretty(&invitations)?)?;
     }
     Ok(texts)
 }
@@ -120,6 +157,9 @@ fn report(answers: &Answers, config: &Path, tokens: &[String], started: bool) {
             answers.role,
             answers.directory.join("app.password").display()
         );
+    }
+    if let Some(tuned) = &answers.tuned {
+        tuned.print();
     }
     println!("\nOpen these ports to the other members and to your applications (nftables):");
     for line in setup::firewall_lines(&answers.ports()) {

@@ -5,8 +5,10 @@
 
 mod files;
 
+pub(crate) use files::keys;
+
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -28,6 +30,7 @@ use crate::commands::{service, status::bytes_words};
 use crate::configuration;
 use crate::output::println;
 use crate::setup;
+use crate::tune::Tuned;
 
 /// The members ask each other and write to their disks.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(40);
@@ -79,7 +82,7 @@ pub(crate) async fn run(options: &JoinOptions) -> Result<ExitCode> {
     if started && !options.no_wait {
         follow(&configuration::load(config)?, options).await?;
     }
-    report(options, &answer, config, started, &closed, begun);
+    report(options, &answer, &plan, started, &closed, begun);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -97,6 +100,8 @@ pub(crate) struct Plan {
     pub(crate) postgres: Option<SocketAddr>,
     pub(crate) http: SocketAddr,
     postgresql_major: Option<u32>,
+    /// `None` for a witness, or if the machine is not to be looked at.
+    pub(crate) tuned: Option<Tuned>,
 }
 
 fn resolve(invitation: &Invitation) -> Result<SocketAddr> {
@@ -121,9 +126,12 @@ async fn plan(options: &JoinOptions, target: SocketAddr) -> Result<Plan> {
         Kind::Witness => None,
         Kind::Data => Some(postgresql_major(options).await?),
     };
+    let directory = std::path::absolute(&options.directory)?;
+    let is_tuned = kind == Kind::Data && !options.no_tune;
     let plan = Plan {
         kind,
-        directory: std::path::absolute(&options.directory)?,
+        tuned: is_tuned.then(|| Tuned::here(&directory.join("data"))),
+        directory,
         address: SocketAddr::new(own, options.port),
         postgres: (kind == Kind::Data).then(|| SocketAddr::new(own, options.postgres_port)),
         http: SocketAddr::new(own, options.http_port),
@@ -206,15 +214,17 @@ async fn follow(configuration: &Configuration, options: &JoinOptions) -> Result<
 fn report(
     options: &JoinOptions,
     answer: &JoinAnswer,
-    config: &Path,
+    plan: &Plan,
     started: bool,
     closed: &[String],
     begun: Instant,
 ) {
+    let config = &options.config.config;
     if options.json {
         let value = json!({
             "cluster": answer.cluster, "member": answer.member, "config": config, "started": started,
             "closed_ports": closed, "milliseconds": begun.elapsed().as_millis() as u64,
+            "parameters": plan.tuned.as_ref().map(Tuned::json),
         });
         println!("{value}");
         return;
@@ -226,7 +236,10 @@ fn report(
         own.http.map(|address| (address.port(), "health checks")),
     ];
     let ports: Vec<(u16, &str)> = ports.into_iter().flatten().collect();
-    println!("These ports are to be open to the other members and to your applications (nftables):");
+    if let Some(tuned) = &plan.tuned {
+        tuned.print();
+    }
+    println!("\nThese ports are to be open to the other members and to your applications (nftables):");
     for line in setup::firewall_lines(&ports) {
         println!("  {line}");
     }

@@ -14,10 +14,10 @@ fn has_systemd() -> bool {
     Path::new("/run/systemd/system").is_dir()
 }
 
-/// Enables and starts the service, if that was asked for. Answers whether it was started.
-pub(crate) fn start_if_wanted(wanted: bool, config: &Path) -> Result<bool> {
+/// Fails if the service is to be started, and cannot be.
+pub(crate) fn check_start(wanted: bool, config: &Path) -> Result<()> {
     if !wanted {
-        return Ok(false);
+        return Ok(());
     }
     if !has_systemd() {
         bail!("systemd does not run this machine; start the member with: {}", how_to_start(config));
@@ -25,8 +25,16 @@ pub(crate) fn start_if_wanted(wanted: bool, config: &Path) -> Result<bool> {
     if config != Path::new(UNIT_CONFIGURATION) {
         bail!("the service reads {UNIT_CONFIGURATION}; start the member with: {}", how_to_start(config));
     }
-    systemctl(&["enable", "--now", UNIT])?;
-    Ok(true)
+    Ok(())
+}
+
+/// Enables and starts the service, if that was asked for. Answers whether it was started.
+pub(crate) fn start_if_wanted(wanted: bool, config: &Path) -> Result<bool> {
+    if wanted {
+        check_start(wanted, config)?;
+        systemctl(&["enable", "--now", UNIT])?;
+    }
+    Ok(wanted)
 }
 
 /// Stops the service and keeps it from starting again, where there is one.

@@ -141,16 +141,6 @@ fn tls(raw: Option<&raw::Tls>, base: &Path, directory: &Path) -> Tls {
 
 fn postgresql(raw: &raw::Postgresql, base: &Path, directory: &Path, is_witness: bool) -> Checked<Postgresql> {
     let path = |value: &Option<Spanned<String>>| value.as_ref().map(|value| base.join(value.get_ref()));
-    let mut parameters = BTreeMap::new();
-    for (key, value) in &raw.parameters {
-        parameters.insert(key.to_ascii_lowercase(), parameter(key, value)?);
-    }
-    if let Err(error) = mainstay_postgres::configuration::check_parameters(&parameters) {
-        let message = error.to_string();
-        let named = |key: &str| message.contains(&format!("`{}`", key.to_ascii_lowercase()));
-        let span = raw.parameters.iter().find(|(key, _)| named(key)).map(|(_, value)| value.span());
-        return Err(Problem { span, message });
-    }
     let default_hba = || vec!["host all all all scram-sha-256".to_owned()];
     for line in raw.hba.iter().flatten() {
         mainstay_postgres::hba::check_line(line.get_ref()).map_err(|message| at(line, message))?;
@@ -162,7 +152,8 @@ fn postgresql(raw: &raw::Postgresql, base: &Path, directory: &Path, is_witness: 
         data_directory: path(&raw.data_directory).unwrap_or_else(|| directory.join("data")),
         user: raw.user.as_ref().map_or_else(|| "postgres".to_owned(), |user| user.get_ref().clone()),
         hba: hba.unwrap_or_else(default_hba),
-        parameters,
+        parameters: parameters("parameters", &raw.parameters)?,
+        defaults: parameters("defaults", &raw.defaults)?,
         replication_password: match (&raw.replication_password_file, password_file) {
             (Some(value), Some(file)) => password(value, &file)?,
             // Nothing streams from a witness, or to it.
@@ -175,14 +166,32 @@ fn postgresql(raw: &raw::Postgresql, base: &Path, directory: &Path, is_witness: 
     })
 }
 
-fn parameter(key: &str, value: &Spanned<toml::Value>) -> Checked<String> {
+/// A table of PostgreSQL's parameters.
+fn parameters(
+    table: &str,
+    raw: &BTreeMap<String, Spanned<toml::Value>>,
+) -> Checked<BTreeMap<String, String>> {
+    let mut parameters = BTreeMap::new();
+    for (key, value) in raw {
+        parameters.insert(key.to_ascii_lowercase(), parameter(table, key, value)?);
+    }
+    if let Err(error) = mainstay_postgres::configuration::check_parameters(&parameters) {
+        let message = error.to_string();
+        let named = |key: &str| message.contains(&format!("`{}`", key.to_ascii_lowercase()));
+        let span = raw.iter().find(|(key, _)| named(key)).map(|(_, value)| value.span());
+        return Err(Problem { span, message });
+    }
+    Ok(parameters)
+}
+
+fn parameter(table: &str, key: &str, value: &Spanned<toml::Value>) -> Checked<String> {
     match value.get_ref() {
         toml::Value::String(text) => Ok(text.clone()),
         toml::Value::Integer(number) => Ok(number.to_string()),
         toml::Value::Float(number) => Ok(number.to_string()),
         toml::Value::Boolean(true) => Ok("on".to_owned()),
         toml::Value::Boolean(false) => Ok("off".to_owned()),
-        _ => Err(at(value, format!("postgresql.parameters.{key} must be a text, a number, true or false"))),
+        _ => Err(at(value, format!("postgresql.{table}.{key} must be a text, a number, true or false"))),
     }
 }
 

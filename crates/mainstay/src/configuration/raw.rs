@@ -52,6 +52,8 @@ pub(super) struct Postgresql {
     pub(super) replication_password_file: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) parameters: BTreeMap<String, Spanned<toml::Value>>,
+    #[serde(default)]
+    pub(super) defaults: BTreeMap<String, Spanned<toml::Value>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -17,7 +17,7 @@ use super::{mainstay, stderr, stdout, wait_until};
 const MEMBERS: [&str; 2] = ["m1", "m2"];
 
 /// An old server and the members that are to come, gone when the test is over.
-struct Site {
+pub(super) struct Site {
     directory: PathBuf,
     ports: Vec<u16>,
     members: Vec<Child>,
@@ -39,7 +39,7 @@ impl Site {
         self.directory.join("old")
     }
 
-    fn as_postgres(program: &str) -> Command {
+    pub(super) fn as_postgres(program: &str) -> Command {
         let bin = Path::new("/usr/lib/postgresql/15/bin").join(program);
         let mut command = Command::new(bin);
         if let Some(user) = User::from_name("postgres").ok().flatten().filter(|_| geteuid().is_root()) {

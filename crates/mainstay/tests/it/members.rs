@@ -1,136 +1,17 @@
-//! Members as an operator adds, replaces and removes them: init on one machine, join on others, each with an address of its
-//! own on loopback.
+//! Members as an operator adds, replaces and removes them.
 
-use std::fs;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::Path;
+use std::process::Output;
 
-use serde_json::Value;
-
+use super::machines::{Machines, succeeded, text};
 use super::{mainstay, stderr, stdout, wait_until};
-
-/// Machines on loopback, ended and removed at the end, also when the test fails.
-struct Machines {
-    directory: PathBuf,
-    running: Vec<(String, Child)>,
-}
-
-impl Machines {
-    fn new() -> Machines {
-        let directory = Path::new("/var/tmp").join(format!("mainstay-members-{}", std::process::id()));
-        fs::create_dir_all(&directory).expect("made");
-        Machines { directory, running: Vec::new() }
-    }
-
-    fn config(&self, name: &str) -> String {
-        self.directory.join(format!("{name}.toml")).display().to_string()
-    }
-
-    fn home(&self, name: &str) -> String {
-        self.directory.join(name).display().to_string()
-    }
-
-    /// Tests of other processes may run beside this one: the process says which part of 127.0.0.0/8 is ours.
-    fn address(number: u8) -> String {
-        let ours = std::process::id();
-        format!("127.{}.{}.{number}", 64 + ours / 250 % 128, ours % 250)
-    }
-
-    fn on(&self, name: &str, arguments: &[&str]) -> Output {
-        let config = self.config(name);
-        let mut all: Vec<&str> = arguments.to_vec();
-        all.extend(["--config", &config]);
-        mainstay(&all)
-    }
-
-    fn json(&self, name: &str, arguments: &[&str]) -> Value {
-        let output = self.on(name, arguments);
-        serde_json::from_slice(&output.stdout)
-            .unwrap_or_else(|_| panic!("{arguments:?}: {}{}", stdout(&output), stderr(&output)))
-    }
-
-    fn join(&self, name: &str, number: u8, invitation: &str, more: &[&str]) -> Output {
-        let (home, address) = (self.home(name), Machines::address(number));
-        let mut arguments = vec!["join", invitation, "--directory", &home, "--address", &address, "--json"];
-        arguments.extend(more);
-        self.on(name, &arguments)
-    }
-
-    fn run(&mut self, name: &str) {
-        let home = PathBuf::from(self.home(name));
-        let log = fs::File::create(home.join("member-of-the-test.log")).expect("a log");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mainstay"));
-        command.args(["run", "--config", &self.config(name)]).env_remove("MAINSTAY_CONFIG");
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
-        self.running.push((name.to_owned(), command.spawn().expect("it starts")));
-    }
-
-    fn members(&self, name: &str) -> Vec<Value> {
-        let output = self.on(name, &["status", "--json"]);
-        let status: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-        status["members"].as_array().cloned().unwrap_or_default()
-    }
-
-    /// Whether every one of `names`, and nobody else, is a member that votes, with a standby or primary that streams.
-    fn are_whole(&self, seen_from: &str, names: &[&str]) -> bool {
-        let members = self.members(seen_from);
-        let fine = |row: &Value| {
-            let serves = matches!(row["role"].as_str(), Some("primary" | "witness"))
-                || row["role"] == "standby" && row["sync"] == true;
-            serves && row["votes"] == true && names.contains(&row["name"].as_str().unwrap_or_default())
-        };
-        members.len() == names.len() && members.iter().all(fine)
-    }
-
-    /// Everything of one machine dies at once.
-    fn kill(&mut self, name: &str) {
-        let home = PathBuf::from(self.home(name));
-        for file in ["guard/guard.pid", "data/postmaster.pid"] {
-            let pid = fs::read_to_string(home.join(file)).ok();
-            let pid =
-                pid.and_then(|text| text.lines().next().and_then(|line| line.trim().parse::<i32>().ok()));
-            if let Some(pid) = pid {
-                let _ = Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
-            }
-        }
-        if let Some(at) = self.running.iter().position(|(running, _)| running == name) {
-            let (_, mut child) = self.running.remove(at);
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-impl Drop for Machines {
-    fn drop(&mut self) {
-        for (_, child) in &self.running {
-            let _ = Command::new("kill").arg(child.id().to_string()).stderr(Stdio::null()).status();
-        }
-        let names: Vec<String> = self.running.iter().map(|(name, _)| name.clone()).collect();
-        for (_, child) in &mut self.running {
-            let _ = child.wait();
-        }
-        for name in names {
-            self.kill(&name);
-        }
-        let _ = fs::remove_dir_all(&self.directory);
-    }
-}
-
-fn succeeded(output: &Output) {
-    assert!(output.status.success(), "{}{}", stdout(output), stderr(output));
-}
-
-fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_else(|| panic!("no text: {value}")).to_owned()
-}
 
 #[test]
 fn a_cluster_grows_from_one_member_is_repaired_and_shrinks() {
-    let mut machines = Machines::new();
-    let (home, address) = (machines.home("m1"), Machines::address(1));
-    let init = ["init", "--yes", "--json", "--cluster", "grows", "--directory", &home, "--address", &address];
+    let mut machines = Machines::new("members");
+    let (home, address) = (machines.home("m1"), machines.address(1));
+    let words = format!("init --yes --json --no-tune --cluster grows --directory {home} --address {address}");
+    let init: Vec<&str> = words.split_whitespace().collect();
     let made = machines.json("m1", &init);
     let again = machines.on("m1", &init);
     assert!(!again.status.success() && stderr(&again).contains("exists already"), "{}", stderr(&again));

@@ -105,11 +105,13 @@ fn every_configuration_key_is_explained() {
         // A table has a section of its own.
         let known = known.split(", ").filter(|key| {
             let is_table = table.is_empty() && tables.contains(key);
-            !is_table && *key != "parameters"
+            !is_table && !["parameters", "defaults"].contains(key)
         });
         assert_same(heading, &known.collect(), &first_column(section(&page, heading)));
     }
-    assert!(page.contains("### `[postgresql.parameters]`"));
+    for table in ["parameters", "defaults"] {
+        assert!(page.contains(&format!("### `[postgresql.{table}]`")), "{table}");
+    }
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! Reading the member's own file again: what can change at once changes, the rest is named.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
+use mainstay_core::record::Values;
 use serde::{Deserialize, Serialize};
 
 use super::{Configure, accept};
@@ -50,19 +52,26 @@ pub(super) async fn reload(configure: &Configure, read: &Reload) -> Result<Reloa
         restart_member: other_keys(&machinery.configuration, &new),
         ..ReloadAnswer::default()
     };
-    let names = before.parameters.keys().chain(after.parameters.keys());
-    let mut changed: Vec<String> =
-        names.filter(|name| before.parameters.get(*name) != after.parameters.get(*name)).cloned().collect();
-    changed.sort();
-    changed.dedup();
-    answer.restart_postgresql =
-        changed.iter().filter(|name| configure.catalogue.takes_restart(name)).cloned().collect();
-    answer.changed = changed.into_iter().map(|name| format!("postgresql.parameters.{name}")).collect();
+    let tables = [
+        ("parameters", changed(&before.parameters, &after.parameters)),
+        ("defaults", changed(&before.defaults, &after.defaults)),
+    ];
+    for (table, names) in tables {
+        let restart = names.iter().filter(|name| configure.catalogue.takes_restart(name));
+        answer.restart_postgresql.extend(restart.map(|name| (*name).clone()));
+        answer.changed.extend(names.iter().map(|name| format!("postgresql.{table}.{name}")));
+    }
     if before.hba != after.hba {
         answer.changed.push("postgresql.hba".to_owned());
     }
     machinery.set_file_part(after);
     Ok(answer)
+}
+
+/// The names that have another value, or one in one of them only.
+fn changed<'a>(before: &'a Values, after: &'a Values) -> BTreeSet<&'a String> {
+    let names = before.keys().chain(after.keys());
+    names.filter(|name| before.get(*name) != after.get(*name)).collect()
 }
 
 /// What differs and is read at the start of a member only.

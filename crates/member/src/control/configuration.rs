@@ -31,6 +31,9 @@ pub struct ConfigAnswer {
     pub history: Vec<ParameterChange>,
     /// What the answering member's own file says, over all of that.
     pub file: BTreeMap<String, String>,
+    /// What it says where nobody says otherwise, over Mainstay's defaults.
+    #[serde(default)]
+    pub file_defaults: BTreeMap<String, String>,
     pub file_hba: Vec<String>,
     /// What Mainstay sets where nobody says otherwise.
     pub defaults: BTreeMap<String, String>,
@@ -72,6 +75,7 @@ pub(super) async fn show(State(control): State<Control>) -> Json<ConfigAnswer> {
         set: record.parameters.set.clone(),
         history: record.parameters.history.iter().cloned().collect(),
         file: file.parameters.clone(),
+        file_defaults: file.defaults.clone(),
         file_hba: file.hba.clone(),
         defaults: configuration::own_defaults().map(text).collect(),
         fixed: machinery

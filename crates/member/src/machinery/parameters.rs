@@ -1,18 +1,18 @@
 //! Which parameters are written for this member, and when.
 //!
-//! Mainstay's defaults give way to the record's shared values, these to those of the member's role, these to its own in the
-//! record, and all of them to its own file. What is written was checked by the installed PostgreSQL before, off the failover's
+//! Mainstay's defaults give way to those in the member's own file, these to the record's shared values, these to those of the
+//! member's role, these to its own in the record, and all of them to the parameters in its own file. What is written was checked by the installed PostgreSQL before, off the failover's
 //! path: a piece of work writes what was last accepted.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mainstay_core::record::ParameterSet;
 use mainstay_postgres::configuration::{self, Held, ServerSettings, StreamFrom};
 use mainstay_postgres::control;
-use mainstay_postgres::durable::{self, Access};
+use mainstay_postgres::durable::{self, Access, FileError};
 use mainstay_postgres::hba::{self, Gate};
 use mainstay_postgres::layout::Layout;
 use serde::{Deserialize, Serialize};
@@ -30,13 +30,18 @@ type Values = BTreeMap<String, String>;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FilePart {
     pub(crate) parameters: Values,
+    pub(crate) defaults: Values,
     pub(crate) hba: Vec<String>,
 }
 
 impl FilePart {
     pub(crate) fn of(configuration: &Configuration) -> FilePart {
         let postgresql = &configuration.postgresql;
-        FilePart { parameters: postgresql.parameters.clone(), hba: postgresql.hba.clone() }
+        FilePart {
+            parameters: postgresql.parameters.clone(),
+            defaults: postgresql.defaults.clone(),
+            hba: postgresql.hba.clone(),
+        }
     }
 }
 
@@ -45,6 +50,30 @@ impl FilePart {
 pub(crate) struct Accepted {
     pub(crate) serial: u64,
     pub(crate) set: ParameterSet,
+}
+
+/// The number of the configuration that a cluster is founded with.
+pub(crate) const FIRST: u64 = 1;
+
+impl Accepted {
+    fn read(path: &Path) -> Option<Accepted> {
+        serde_json::from_slice(&durable::read(path).ok()??).ok()
+    }
+
+    /// What a member keeps below `state`; nothing, if it has accepted nothing yet.
+    pub(crate) fn kept(state: &Path) -> Accepted {
+        Accepted::read(&state.join(FILE)).unwrap_or_default()
+    }
+
+    /// Kept below `state` before there is a record, which gets it as its first configuration. What is there already stays.
+    pub(crate) fn keep_first(set: ParameterSet, state: &Path, access: Access) -> Result<(), FileError> {
+        let path = state.join(FILE);
+        if Accepted::read(&path).is_none() {
+            let text = serde_json::to_vec(&Accepted { serial: FIRST, set }).expect("representable in JSON");
+            durable::write(&path, &text, access)?;
+        }
+        Ok(())
+    }
 }
 
 /// What is wanted, and what `pg_control` allows.
@@ -64,9 +93,8 @@ fn locked<T: Clone>(mutex: &Mutex<T>) -> T {
 impl WantedParameters {
     pub(super) fn new(configuration: &Configuration, layout: &Layout) -> WantedParameters {
         let path = layout.state_dir().join(FILE);
-        let read = || -> Option<Accepted> { serde_json::from_slice(&durable::read(&path).ok()??).ok() };
         WantedParameters {
-            accepted: Mutex::new(Arc::new(read().unwrap_or_default())),
+            accepted: Mutex::new(Arc::new(Accepted::read(&path).unwrap_or_default())),
             file: Mutex::new(Arc::new(FilePart::of(configuration))),
             least: Mutex::default(),
             path,
@@ -82,7 +110,8 @@ pub(crate) fn merged(
     me: &mainstay_core::MemberId,
     is_primary: bool,
 ) -> Values {
-    let mut parameters = accepted.set.of(me, is_primary);
+    let mut parameters = file.defaults.clone();
+    parameters.extend(accepted.set.of(me, is_primary));
     parameters.extend(file.parameters.clone());
     parameters
 }

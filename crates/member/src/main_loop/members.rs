@@ -9,9 +9,9 @@ use mainstay_core::MemberId;
 use mainstay_core::record::{Command, Record};
 use tracing::{debug, info, warn};
 
-use super::{Event, MainLoop};
+use super::{Event, MainLoop, Watched};
 use crate::gossip::{self, NewerRoster};
-use crate::machinery::blocking;
+use crate::machinery::{FIRST, blocking};
 use crate::roster::Roster;
 use crate::{clock, join, roster};
 
@@ -89,6 +89,30 @@ impl MainLoop {
                 }
             }
         }
+    }
+
+    /// What the cluster was founded with becomes the record's first configuration.
+    pub(super) fn give_first_parameters(&mut self) {
+        let record = &self.facts.record;
+        if record.parameters.serial > 0 || record.format < 2 || !self.facts.leads {
+            return;
+        }
+        let accepted = self.machinery.accepted();
+        let under_way = |command: &Command| matches!(command, Command::ChangeParameters { .. });
+        if accepted.serial == FIRST && !self.under_way.proposals.iter().any(under_way) {
+            let (set, by) = (accepted.set.clone(), format!("init at {}", self.facts.me));
+            let at_unix_ms = clock::unix_ms();
+            self.propose(Command::ChangeParameters { serial: 0, set, by, at_unix_ms });
+        }
+    }
+
+    /// The cluster's lease, if this member would keep another one: then a holder could write for longer than the voters wait.
+    /// Nothing is done on such a record.
+    pub(super) fn other_lease(&self, watched: &Watched) -> Option<Duration> {
+        let record = &watched.record.borrow().machine.record;
+        let founded = record.format > 0;
+        let cluster = record.settings.lease();
+        (founded && cluster != self.machinery.configuration.lease).then_some(cluster)
     }
 
     pub(super) fn votes_in_the_log(&self, member: &MemberId) -> bool {

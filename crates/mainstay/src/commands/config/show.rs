@@ -19,7 +19,7 @@ use crate::output::println;
 #[derive(Debug, Serialize)]
 struct Effective {
     value: String,
-    /// Where it comes from: `default`, `shared`, `primary`, `standby`, `member`, `file`, `fixed`.
+    /// Where it comes from: `default`, `file_defaults`, `shared`, `primary`, `standby`, `member`, `file`, `fixed`.
     from: &'static str,
 }
 
@@ -62,9 +62,13 @@ fn effective(answer: &ConfigAnswer, status: &Status, member: &MemberId) -> BTree
     let (role, role_name) = if is_primary { (&set.primary, "primary") } else { (&set.standby, "standby") };
     let none = BTreeMap::new();
     let own = set.members.get(member).unwrap_or(&none);
-    let file = if *member == answer.member { &answer.file } else { &none };
+    let (file, file_defaults) = match *member == answer.member {
+        true => (&answer.file, &answer.file_defaults),
+        false => (&none, &none),
+    };
     let layers = [
         (&answer.defaults, "default"),
+        (file_defaults, "file_defaults"),
         (&set.shared, "shared"),
         (role, role_name),
         (own, "member"),

@@ -5,9 +5,12 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use mainstay_core::MemberId;
+use mainstay_member::Configuration;
+use mainstay_postgres::adopt::Examination;
 
 use crate::cli::InitOptions;
 use crate::setup::{self, Ask};
+use crate::tune::Tuned;
 
 /// Everything that is written down.
 pub(crate) struct Answers {
@@ -24,10 +27,36 @@ pub(crate) struct Answers {
     pub(crate) names: Vec<String>,
     pub(crate) lease: String,
     pub(crate) tokens: u8,
+    /// `None`: the machine is not looked at.
+    pub(crate) tuned: Option<Tuned>,
+    pub(crate) is_to_start: bool,
 }
 
 impl Answers {
-    pub(super) fn gather(options: &InitOptions, ask: &Ask) -> Result<Answers> {
+    /// What stands in a draft already.
+    pub(super) fn of(configuration: &Configuration, options: &InitOptions) -> Answers {
+        let own = configuration.own_row();
+        let bootstrap = &configuration.bootstrap;
+        Answers {
+            cluster: configuration.cluster.clone(),
+            member: configuration.me.clone(),
+            directory: configuration.directory.clone(),
+            address: own.address,
+            postgres: own.postgres.unwrap_or(own.address),
+            http: own.http,
+            database: bootstrap.database.clone(),
+            role: bootstrap.role.clone().unwrap_or_default(),
+            allow: Vec::new(),
+            names: configuration.server_names.clone(),
+            lease: options.lease.clone(),
+            tokens: options.tokens,
+            tuned: None,
+            is_to_start: options.start,
+        }
+    }
+
+    /// Asks what is not given. What is adopted has its databases and its lines of `pg_hba.conf` already.
+    pub(super) fn gather(options: &InitOptions, adopted: Option<&Examination>, ask: &Ask) -> Result<Answers> {
         let cluster = ask.text(
             "Name of the cluster",
             "members of clusters with other names refuse each other",
@@ -53,16 +82,20 @@ impl Answers {
         if address.is_unspecified() {
             bail!("{address} is no address that other machines can reach; give this machine's own");
         }
-        let database = ask.text(
-            "Database for the application",
-            "it is made with a role of the same name that owns it; `-` for none",
-            options.database.as_deref(),
-            "app",
-        )?;
-        let database = Some(database).filter(|name| name != "-");
+        let database = match adopted {
+            Some(_) => None,
+            None => Some(ask.text(
+                "Database for the application",
+                "it is made with a role of the same name that owns it; `-` for none",
+                options.database.as_deref(),
+                "app",
+            )?),
+        };
+        let database = database.filter(|name| name != "-");
         let role = options.role.clone().or_else(|| database.clone()).unwrap_or_default();
         let network = setup::network_of(address);
         let allow = match options.allow.as_slice() {
+            [] if adopted.is_some() => Vec::new(),
             [] => vec![ask.text(
                 "Network of the application servers",
                 "machines in it may connect to PostgreSQL, with a password and TLS",
@@ -71,12 +104,17 @@ impl Answers {
             )?],
             given => given.to_vec(),
         };
+        let postgres_port = options.postgres_port.or(adopted.map(|seen| seen.port)).unwrap_or(5432);
+        let directory = std::path::absolute(&options.directory)?;
         Ok(Answers {
             cluster,
             member: MemberId::new(&member)?,
-            directory: std::path::absolute(&options.directory)?,
+            // What was adopted runs as it did.
+            tuned: (!options.no_tune && adopted.is_none()).then(|| Tuned::here(&directory.join("data"))),
+            is_to_start: options.start,
+            directory,
             address: SocketAddr::new(address, options.port),
-            postgres: SocketAddr::new(address, options.postgres_port),
+            postgres: SocketAddr::new(address, postgres_port),
             http: SocketAddr::new(address, options.http_port),
             database,
             role,

@@ -13,17 +13,17 @@ use mainstay_net::pki;
 use mainstay_postgres::durable::Access;
 
 use super::Plan;
-use crate::commands::init::own_row;
+use crate::commands::init::{own_row, server_names};
 use crate::setup;
 
 /// Requests for certificates; the keys stay on this machine.
-pub(super) struct Keys {
-    pub(super) member_request: String,
-    pub(super) server_request: Option<String>,
+pub(crate) struct Keys {
+    pub(crate) member_request: String,
+    pub(crate) server_request: Option<String>,
 }
 
 /// Makes the keys, or takes those of an earlier try.
-pub(super) fn keys(directory: &Path, kind: Kind) -> Result<Keys> {
+pub(crate) fn keys(directory: &Path, kind: Kind) -> Result<Keys> {
     setup::make_directory(directory, 0o755)?;
     let tls = directory.join("tls");
     setup::make_directory(&tls, 0o700)?;
@@ -96,14 +96,15 @@ fn configuration(plan: &Plan, answer: &JoinAnswer, names: &[String]) -> Result<S
         answer.lease_ms,
     );
     if plan.kind == Kind::Data {
+        text.push_str(&server_names(names));
         let lines: Vec<String> = answer.hba.iter().map(|line| toml_text(line)).collect();
         let _ = write!(
             text,
             "\n[postgresql]\n# Who may connect, as lines of pg_hba.conf.\nhba = [{}]\n",
             lines.join(", ")
         );
-        if !names.is_empty() {
-            let _ = writeln!(text, "# Clients may also say: {}.", names.join(", "));
+        if let Some(tuned) = &plan.tuned {
+            text.push_str(&tuned.table());
         }
     }
     if let Some(login) = &answer.application {
