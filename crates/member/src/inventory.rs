@@ -2,11 +2,10 @@
 //!
 //! Nothing is decided by it. It waits for files, so it is on a task of its own, and a disk that hangs leaves what was seen last.
 
-mod certificate;
-
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
+use mainstay_net::pki::CertificateFacts;
 use nix::sys::statvfs::statvfs;
 use tokio::sync::watch;
 use tracing::debug;
@@ -80,9 +79,11 @@ fn room(data: &Path) -> Option<Room> {
 
 fn end_of(certificate: &Path) -> Option<u64> {
     let text = std::fs::read_to_string(certificate).ok()?;
-    let end = certificate::end(&text);
-    if end.is_none() {
-        debug!(path = %certificate.display(), "when it ends is not known");
+    match CertificateFacts::read(&text) {
+        Ok(facts) => facts.not_after.duration_since(UNIX_EPOCH).ok().map(|end| end.as_secs()),
+        Err(error) => {
+            debug!(path = %certificate.display(), %error, "when it ends is not known");
+            None
+        }
     }
-    end
 }

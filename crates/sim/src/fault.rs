@@ -181,12 +181,7 @@ impl World {
             Fault::DiskGoesOn { machine } => self.disk_goes_on(machine),
             Fault::FillDisk { machine } => self.fill_disk(machine, true),
             Fault::FreeDisk { machine } => self.fill_disk(machine, false),
-            Fault::ClockRate { machine } => {
-                let rate = self.random_rate();
-                let now = self.now;
-                self.machines[machine].clock.set_rate(now, rate);
-                self.guard_sets_alarm(machine);
-            }
+            Fault::ClockRate { machine } => self.change_rate(machine),
             Fault::Switchover { to } => self.ask_for_switchover(to),
             Fault::SlowDisk { machine, sync_max } => {
                 self.disturb(machine);
@@ -203,13 +198,22 @@ impl World {
             Fault::RemoveData { machine } => self.lose_data(machine, false),
             Fault::RestoreData { machine } => self.lose_data(machine, true),
             Fault::Operate => self.operator_acts(),
-            Fault::Retire { machine, life } => {
-                if self.machines[machine].member.as_ref().is_some_and(|member| member.life == life) {
-                    self.kill_whole(machine, 20 * SECOND);
-                }
-            }
+            Fault::Retire { machine, life } => self.stop_for_good(machine, life),
             Fault::Register => self.registrar_acts(),
             Fault::Heal => self.heal(),
+        }
+    }
+
+    fn change_rate(&mut self, machine: usize) {
+        let (rate, now) = (self.random_rate(), self.now);
+        self.machines[machine].clock.set_rate(now, rate);
+        self.guard_sets_alarm(machine);
+    }
+
+    /// The member that has learnt that it is none any more, and what it has started.
+    fn stop_for_good(&mut self, machine: usize, life: Life) {
+        if self.machines[machine].member.as_ref().is_some_and(|member| member.life == life) {
+            self.kill_whole(machine, 20 * SECOND);
         }
     }
 

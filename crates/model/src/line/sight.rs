@@ -285,6 +285,7 @@ impl Minds {
                     wal_kept_from: Some(Lsn(0)),
                     checkpointed: true,
                     format: 0,
+                    ids_given: 0,
                     restart: RestartNeed::default(),
                     heard_ms: BTreeMap::new(),
                 };
