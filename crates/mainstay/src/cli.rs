@@ -16,7 +16,7 @@ use operate::{FailoverOptions, MaintenanceOptions, PauseOptions, ReinitOptions, 
 use crate::commands::verify::known_check;
 use crate::configuration::length_of_time;
 pub(crate) use config::{
-    ChangeOptions, CheckOptions, ConfigVerb, Place, ReadOptions, RestartOptions, RoleName, ShowOptions,
+    ChangeOptions, CheckOptions, ConfigVerb, Place, ReadOptions, ReloadOptions, RestartOptions, RoleName, ShowOptions,
 };
 pub(crate) use members::{
     InitOptions, JoinOptions, LeaveOptions, MemberOptions, MemberVerb, UninstallOptions,
@@ -68,7 +68,7 @@ pub(crate) enum Verb {
     #[command(after_help = "Example: mainstay status --watch")]
     Status(StatusOptions),
     /// Show the last decisions, each with the facts behind it
-    #[command(after_help = "Example: mainstay explain --last 50")]
+    #[command(after_help = "Example: mainstay explain --last 50\n         mainstay explain --member m2")]
     Explain(ExplainOptions),
     /// Decide again on a view from `explain --json`, offline
     #[command(
@@ -78,8 +78,8 @@ pub(crate) enum Verb {
     /// Make another member the primary, without losing anything
     #[command(after_help = "Example: mainstay switchover --to m2")]
     Switchover(SwitchoverOptions),
-    /// Show this member's certificates, or renew PostgreSQL's
-    #[command(after_help = "Example: mainstay certificates show\n         mainstay certificates renew")]
+    /// Show a member's certificates, or renew its PostgreSQL's
+    #[command(after_help = "Example: mainstay certificates show\n         mainstay certificates renew --member m2")]
     #[command(subcommand)]
     Certificates(CertificatesVerb),
     /// Check the whole cluster from outside: writes, reads, TLS, sync set, ports, disks and more
@@ -115,9 +115,9 @@ pub(crate) enum Verb {
     /// Restart PostgreSQL, member by member, without stopping the cluster
     #[command(after_help = "Example: mainstay restart --pending\n         mainstay restart m2")]
     Restart(RestartOptions),
-    /// Let this member read its own file again: what can change at once changes, the rest is named
-    #[command(after_help = "Example: mainstay reload")]
-    Reload(ReadOptions),
+    /// Let a member read its own file again: what can change at once changes, the rest is named
+    #[command(after_help = "Example: mainstay reload\n         mainstay reload m2")]
+    Reload(ReloadOptions),
     /// Open psql on the primary
     #[command(after_help = "Example: mainstay psql -- -c 'SELECT now()'")]
     Psql(PsqlOptions),
@@ -216,6 +216,9 @@ pub(crate) struct ExplainOptions {
     /// How many decisions
     #[arg(long, default_value_t = 20, value_name = "N")]
     pub(crate) last: usize,
+    /// Whose, by default this machine's member's
+    #[arg(long, value_name = "MEMBER")]
+    pub(crate) member: Option<MemberId>,
 }
 
 #[derive(Debug, Args)]
@@ -250,6 +253,9 @@ pub(crate) struct SwitchoverOptions {
 pub(crate) struct CertificatesOptions {
     #[command(flatten)]
     pub(crate) config: ConfigOptions,
+    /// Whose, by default this machine's member's
+    #[arg(long, value_name = "MEMBER")]
+    pub(crate) member: Option<MemberId>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -8,9 +8,11 @@ use anyhow::{Context, Result, anyhow, bail};
 use hyper::body::{Body, Buf, Bytes};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use mainstay_core::MemberId;
 use mainstay_member::Configuration;
 use mainstay_member::control::Refusal;
 use mainstay_member::explain::Explanation;
+use mainstay_member::roster;
 use mainstay_member::status::Status;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -27,11 +29,20 @@ const CHANGE_PATIENCE: Duration = Duration::from_secs(15);
 #[derive(Clone, Debug)]
 pub(crate) struct Control {
     socket: PathBuf,
+    /// Before each path: which member is to answer, if it is another one.
+    on: String,
 }
 
 impl Control {
     pub(crate) fn of(configuration: &Configuration) -> Control {
-        Control { socket: configuration.control_socket() }
+        Control { socket: configuration.control_socket(), on: String::new() }
+    }
+
+    /// The same for `member`, whom this machine's member asks.
+    pub(crate) fn on(configuration: &Configuration, member: Option<&MemberId>) -> Control {
+        let other = member.filter(|member| **member != configuration.me);
+        let on = other.map_or_else(String::new, |member| format!("/v1/on/{member}"));
+        Control { on, ..Control::of(configuration) }
     }
 
     pub(crate) async fn status(&self) -> Result<Status> {
@@ -39,14 +50,16 @@ impl Control {
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
-        let request = Request::get(path).body(String::new())?;
-        self.ask(request, PATIENCE).await
+        let request = Request::get(self.path(path)).body(String::new())?;
+        let patience = if self.on.is_empty() { PATIENCE } else { CHANGE_PATIENCE };
+        self.ask(request, patience).await
     }
 
     /// The last `count` decisions.
     pub(crate) async fn explain(&self, count: usize) -> Result<Vec<Explanation>> {
-        let request = Request::get(format!("/v1/explain?last={count}")).body(String::new())?;
-        self.ask(request, EXPLAIN_PATIENCE).await
+        let request = Request::get(self.path(&format!("/v1/explain?last={count}"))).body(String::new())?;
+        let patience = if self.on.is_empty() { EXPLAIN_PATIENCE } else { CHANGE_PATIENCE };
+        self.ask(request, patience).await
     }
 
     /// Asks for a change. A refusal of the member is the error's text.
@@ -55,10 +68,14 @@ impl Control {
         path: &str,
         body: &impl serde::Serialize,
     ) -> Result<T> {
-        let request = Request::post(path)
+        let request = Request::post(self.path(path))
             .header("content-type", "application/json")
             .body(serde_json::to_string(body)?)?;
         self.ask(request, CHANGE_PATIENCE).await
+    }
+
+    fn path(&self, path: &str) -> String {
+        format!("{}{path}", self.on)
     }
 
     async fn ask<T: DeserializeOwned>(&self, request: Request<String>, patience: Duration) -> Result<T> {
@@ -124,10 +141,12 @@ pub(crate) async fn any_status(configuration: &Configuration) -> Result<Status> 
         Ok(status) => return Ok(status),
         Err(error) => error,
     };
-    let others = configuration.members.iter().filter(|(name, _)| **name != configuration.me);
+    // Whoever has joined since the file was written is in the newest roster only.
+    let roster = roster::load(configuration)?;
+    let others = roster.into_iter().filter(|(name, _)| *name != configuration.me);
     let mut asked = tokio::task::JoinSet::new();
-    for (_, row) in others {
-        asked.spawn(public_status(row.http));
+    for http in others.filter_map(|(_, row)| row.http) {
+        asked.spawn(public_status(http));
     }
     while let Some(answer) = asked.join_next().await {
         if let Ok(Ok(mut status)) = answer {

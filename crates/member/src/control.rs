@@ -6,6 +6,7 @@
 mod caller;
 mod certificates;
 mod configuration;
+mod forward;
 mod health;
 mod input;
 mod members;
@@ -36,12 +37,14 @@ use crate::inventory::Inventory;
 use crate::lease::LeaseState;
 use crate::machinery::Machinery;
 use crate::metrics::Openings;
+use crate::network::Links;
 use crate::observe::Sql;
 use crate::propose::Proposer;
 use crate::reach::Reacher;
 use crate::status::Status;
 
 pub(crate) use caller::Callers;
+pub(crate) use forward::Forwarded;
 pub use configuration::{ConfigAnswer, ConfigChange, ConfigChanged, TuneAnswer, TunedParameter};
 pub use members::{InviteAnswer, InviteRequest, LeaveRequest, OpenInvitation, RevokeRequest};
 pub use refuse::{Refusal, Refuse};
@@ -74,6 +77,8 @@ pub(crate) struct Control {
     pub(crate) configuration: Arc<Configuration>,
     pub(crate) machinery: Arc<Machinery>,
     pub(crate) configure: Configure,
+    pub(crate) links: Links,
+    pub(crate) forwarded: Forwarded,
 }
 
 /// Over TCP, without a password: nothing secret, nothing that changes anything.
@@ -95,6 +100,7 @@ fn private_routes() -> Routes<Control> {
         .post("/v1/members/invite", members::invite)
         .post("/v1/members/revoke", members::revoke)
         .post("/v1/members/leave", members::leave)
+        .get("/v1/certificates", certificates::show)
         .post("/v1/certificates/renew", certificates::renew)
         .post("/v1/switchover", switchover::switchover)
         .post("/v1/switchover/scheduled", operate::schedule)
@@ -109,6 +115,8 @@ fn private_routes() -> Routes<Control> {
         .post("/v1/restart", restart::restart)
         .post("/v1/restart/cancel", restart::cancel)
         .post("/v1/reload", reload::reload)
+        .get("/v1/on/{member}/{*path}", forward::on)
+        .post("/v1/on/{member}/{*path}", forward::on)
 }
 
 /// Every route as method and path, with whether it is served over TCP and on the control socket.
@@ -167,6 +175,7 @@ pub(crate) async fn serve(
     let local = UnixListener::bind(socket).map_err(failed)?;
     callers.open(socket).map_err(failed)?;
     let public = public_router(control.seen.clone());
+    control.forwarded.offer(private_router(control.clone()));
     let private = callers.guard(private_router(control));
     tokio::spawn(async move { axum::serve(listener, public).await });
     tokio::spawn(async move {

@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use mainstay_consensus::Outgoing;
 use mainstay_core::MemberId;
-use mainstay_net::{Channel, Endpoint, Incoming, Link, Server};
+use mainstay_net::{CallService, Channel, Endpoint, Incoming, Link, Server};
 use mainstay_store::RaftStore;
 use tokio::sync::{mpsc, watch};
 use tracing::debug;
 
+use crate::control::Forwarded;
 use crate::gossip::{self, Message};
 use crate::lease::LeaseThread;
 use crate::main_loop::Event;
@@ -24,6 +25,7 @@ pub(crate) struct Receivers {
     pub(crate) store: RaftStore<RecordMachine>,
     pub(crate) lease: LeaseThread,
     pub(crate) events: mpsc::UnboundedSender<Event>,
+    pub(crate) calls: CallService<Forwarded>,
 }
 
 /// A link for consensus and gossip to each other member of the roster. Clones are handles to the same links.
@@ -88,6 +90,12 @@ impl Links {
         }
     }
 
+    /// A link for calls, of its own: it lives as long as somebody waits for an answer.
+    pub(crate) fn call_link(&self, member: &MemberId) -> Option<Link> {
+        let address = self.roster.borrow().get(member)?.address;
+        Some(self.endpoint.link(member.clone(), address, Channel::Rpc))
+    }
+
     fn to(&self, raft_id: u64) -> Option<Link> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner).by_raft_id.get(&raft_id).cloned()
     }
@@ -115,7 +123,7 @@ async fn send(mut outgoing: mpsc::Receiver<Outgoing>, links: Links) {
 }
 
 async fn serve(incoming: Incoming, raft_id: Option<u64>, receivers: Receivers) {
-    let Receivers { store, lease, events } = receivers;
+    let Receivers { store, lease, events, calls } = receivers;
     let from = incoming.from().clone();
     match (incoming.channel(), raft_id) {
         (Channel::Lease, _) => match incoming.detach() {
@@ -137,6 +145,11 @@ async fn serve(incoming: Incoming, raft_id: Option<u64>, receivers: Receivers) {
                 debug!(%from, %error, "a connection ended");
             }
         }
-        _ => debug!(%from, "a connection for nothing that is offered here"),
+        (Channel::Rpc, _) => {
+            if let Err(error) = incoming.serve_calls(&calls).await {
+                debug!(%from, %error, "a connection for calls ended");
+            }
+        }
+        (Channel::Raft, None) => debug!(%from, "consensus with somebody who is not in the roster"),
     }
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use mainstay_consensus::Identity as RaftIdentity;
 use mainstay_core::record::{Command, Kind};
-use mainstay_net::{Endpoint, Server};
+use mainstay_net::{CallService, Endpoint, Server};
 use mainstay_postgres::layout::Layout;
 use mainstay_postgres::tools::{RunAs, Tools};
 use mainstay_store::{RaftOptions, RaftStore};
@@ -20,7 +20,7 @@ use tracing::{debug, info};
 
 use crate::configuration::Configuration;
 use crate::configure::{Configure, Reload};
-use crate::control::{self, Callers, Control, Seen};
+use crate::control::{self, Callers, Control, Forwarded, Seen};
 use crate::explain::Explanations;
 use crate::facts::Facts;
 use crate::guard_link::{self, GuardState};
@@ -41,6 +41,9 @@ use crate::{certificates, databases, health, inventory, log_rotation, notify, ob
 pub use error::MemberError;
 pub(crate) use files::install_certificates;
 use files::{endpoint, first_invitations, write_passfile, write_pid};
+
+/// Commands that other members carry here, at once.
+const MOST_CALLS: usize = 16;
 
 struct Paths {
     consensus: PathBuf,
@@ -178,7 +181,9 @@ impl Member {
             self.store.clone(),
         ));
         let links = Links::new(self.endpoint.clone(), &self.roster);
-        network::start(&links, self.with_desk(server)?, outgoing, self.receivers(&events));
+        let forwarded = Forwarded::default();
+        let receivers = self.receivers(&events, &forwarded);
+        network::start(&links, self.with_desk(server)?, outgoing, receivers);
         let (wanted, wanted_seen) = watch::channel(observe::Wanted::default());
         let (sql, sql_seen) = watch::channel(observe::Sql::default());
         let (signs, signs_seen) = watch::channel(health::Signs::default());
@@ -201,7 +206,17 @@ impl Member {
         };
         self.look_after_applications(&machinery, &status_seen);
         let seen = self.seen(status_seen.clone(), &machinery, &watched, &heartbeat);
-        self.answer(self.control(seen, &explanations, &proposer, &machinery, configure), &events).await?;
+        let control = Control {
+            seen,
+            explanations: Arc::clone(&explanations),
+            proposer: proposer.clone(),
+            configuration: Arc::new(self.configuration.clone()),
+            machinery: Arc::clone(&machinery),
+            configure,
+            links: links.clone(),
+            forwarded,
+        };
+        self.answer(control, &events).await?;
         let main_loop = MainLoop {
             constants: self.constants(),
             run_lane: wiring::lane("work", &machinery, &events, Event::Run)?,
@@ -273,8 +288,13 @@ impl Member {
         Ok(server)
     }
 
-    fn receivers(&self, events: &mpsc::UnboundedSender<Event>) -> Receivers {
-        Receivers { store: self.store.clone(), lease: self.lease.clone(), events: events.clone() }
+    fn receivers(&self, events: &mpsc::UnboundedSender<Event>, forwarded: &Forwarded) -> Receivers {
+        Receivers {
+            store: self.store.clone(),
+            lease: self.lease.clone(),
+            events: events.clone(),
+            calls: CallService::new(forwarded.clone(), MOST_CALLS),
+        }
     }
 
     fn facts(&self) -> Result<Facts, MemberError> {
@@ -307,24 +327,6 @@ impl Member {
     fn say_ready(&self, status: watch::Receiver<Arc<Status>>) {
         info!(member = %self.configuration.me, cluster = self.configuration.cluster, "started");
         notify::ready(status);
-    }
-
-    fn control(
-        &self,
-        seen: Seen,
-        explanations: &Arc<Mutex<Explanations>>,
-        proposer: &Proposer,
-        machinery: &Arc<Machinery>,
-        configure: Configure,
-    ) -> Control {
-        Control {
-            seen,
-            explanations: Arc::clone(explanations),
-            proposer: proposer.clone(),
-            configuration: Arc::new(self.configuration.clone()),
-            machinery: Arc::clone(machinery),
-            configure,
-        }
     }
 
     async fn answer(

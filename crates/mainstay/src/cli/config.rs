@@ -33,7 +33,7 @@ pub(crate) enum ConfigVerb {
     #[command(after_help = "Example: mainstay config check /etc/mainstay/mainstay.toml")]
     Check(CheckOptions),
     /// Show values for memory, WAL and checkpoints that fit this machine, with their reasons
-    #[command(after_help = "Example: mainstay config tune\n         mainstay config tune --apply")]
+    #[command(after_help = "Example: mainstay config tune\n         mainstay config tune --member m2 --apply")]
     Tune(TuneOptions),
 }
 
@@ -41,6 +41,17 @@ pub(crate) enum ConfigVerb {
 pub(crate) struct ReadOptions {
     #[command(flatten)]
     pub(crate) config: ConfigOptions,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReloadOptions {
+    #[command(flatten)]
+    pub(crate) config: ConfigOptions,
+    /// Whose file, by default this machine's
+    pub(crate) member: Option<MemberId>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -134,6 +145,9 @@ pub(crate) struct CheckOptions {
 
 #[derive(Debug, Args)]
 pub(crate) struct TuneOptions {
+    /// Whose machine, by default this one
+    #[arg(long, value_name = "MEMBER")]
+    pub(crate) member: Option<MemberId>,
     /// Set them for this member
     #[arg(long)]
     pub(crate) apply: bool,

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, anyhow};
-use mainstay_member::certificates::{self, CertificateStatus};
+use mainstay_core::MemberId;
+use mainstay_member::certificates::{self, CertificateStatus, CertificatesStatus};
 
 use crate::cli::CertificatesVerb;
 use crate::client::Control;
@@ -13,9 +14,15 @@ use crate::output::println;
 pub(crate) async fn run(verb: &CertificatesVerb) -> Result<ExitCode> {
     let (CertificatesVerb::Show(options) | CertificatesVerb::Renew(options)) = verb;
     let configuration = configuration::load(&options.config.config)?;
+    let control = Control::on(&configuration, options.member.as_ref());
     match verb {
         CertificatesVerb::Show(_) => {
-            let status = certificates::status(&configuration).map_err(|error| anyhow!(error))?;
+            // This machine's are files: that needs no running member.
+            let other = options.member.as_ref().filter(|member| **member != configuration.me);
+            let status: CertificatesStatus = match other {
+                Some(_) => control.get("/v1/certificates").await?,
+                None => certificates::status(&configuration).map_err(|error| anyhow!(error))?,
+            };
             if options.json {
                 println!("{}", serde_json::to_string_pretty(&status)?);
                 return Ok(ExitCode::SUCCESS);
@@ -23,17 +30,18 @@ pub(crate) async fn run(verb: &CertificatesVerb) -> Result<ExitCode> {
             for certificate in &status.certificates {
                 println!("{}", line(certificate));
             }
-            match status.has_authority_key {
-                true => println!("This member has the key of the cluster's CA, and renews by itself."),
-                false => println!(
-                    "This member has no {}: it cannot renew by itself.",
+            let whose = other.map_or("This member", MemberId::as_str);
+            match (status.has_authority_key, other) {
+                (true, _) => println!("{whose} has the key of the cluster's CA, and renews by itself."),
+                (false, Some(_)) => println!("{whose} has not the key of the cluster's CA: it cannot renew by itself."),
+                (false, None) => println!(
+                    "{whose} has no {}: it cannot renew by itself.",
                     certificates::authority_key(&configuration).display()
                 ),
             }
         }
         CertificatesVerb::Renew(_) => {
-            let renewed: CertificateStatus =
-                Control::of(&configuration).post("/v1/certificates/renew", &()).await?;
+            let renewed: CertificateStatus = control.post("/v1/certificates/renew", &()).await?;
             match options.json {
                 true => println!("{}", serde_json::to_string_pretty(&renewed)?),
                 false => println!("{}", line(&renewed)),

@@ -57,7 +57,8 @@ pub(crate) async fn run(verb: ConfigVerb) -> Result<ExitCode> {
         }
         ConfigVerb::Tune(options) => {
             let configuration = configuration::load(&options.change.config.config)?;
-            let tuned: TuneAnswer = Control::of(&configuration).get("/v1/config/tune").await?;
+            let control = Control::on(&configuration, options.member.as_ref());
+            let tuned: TuneAnswer = control.get("/v1/config/tune").await?;
             if !options.apply {
                 return show::tuned(&tuned, options.change.json);
             }

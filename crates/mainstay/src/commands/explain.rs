@@ -12,7 +12,8 @@ use crate::output::println;
 
 pub(crate) async fn run(options: &ExplainOptions) -> Result<ExitCode> {
     let configuration = configuration::load(&options.config.config)?;
-    let explanations: Vec<Explanation> = Control::of(&configuration).explain(options.last).await?;
+    let control = Control::on(&configuration, options.member.as_ref());
+    let explanations: Vec<Explanation> = control.explain(options.last).await?;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&explanations)?);
         return Ok(ExitCode::SUCCESS);

@@ -1,6 +1,7 @@
 //! The program as a user meets it: real commands, real members, and what it says when something is wrong.
 
 mod adopt;
+mod anywhere;
 mod bad_input;
 mod certificates;
 mod configure;

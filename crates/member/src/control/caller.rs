@@ -15,22 +15,33 @@ use tokio::net::UnixListener;
 
 use super::Refuse;
 
-/// The user id of the process that has connected (`SO_PEERCRED`).
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Caller {
-    uid: Option<u32>,
+/// Who asks.
+#[derive(Clone, Debug)]
+pub(super) enum Caller {
+    /// The user id of the process that has connected (`SO_PEERCRED`).
+    Local { uid: Option<u32> },
+    /// Somebody whom another member, or the network's side of the interface, has let in.
+    Remote { name: String },
 }
 
 impl Caller {
+    pub(super) fn remote(name: String) -> Caller {
+        Caller::Remote { name }
+    }
+
     /// Who asks, for people.
-    pub(super) fn name(self) -> String {
-        self.uid.map_or_else(|| "an unknown user".to_owned(), name)
+    pub(super) fn name(&self) -> String {
+        match self {
+            Caller::Local { uid: Some(uid) } => name(*uid),
+            Caller::Local { uid: None } => "an unknown user".to_owned(),
+            Caller::Remote { name } => name.clone(),
+        }
     }
 }
 
 impl Connected<IncomingStream<'_, UnixListener>> for Caller {
     fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Caller {
-        Caller { uid: stream.io().peer_cred().ok().map(|credentials| credentials.uid()) }
+        Caller::Local { uid: stream.io().peer_cred().ok().map(|credentials| credentials.uid()) }
     }
 }
 
@@ -65,11 +76,11 @@ impl Callers {
         router.layer(from_fn_with_state(self, check))
     }
 
-    fn judge(&self, caller: Caller) -> Result<(), Refuse> {
-        match caller.uid {
-            Some(uid) if self.uids.contains(&uid) => Ok(()),
-            uid => {
-                let who = uid.map_or_else(|| "an unknown user".to_owned(), name);
+    fn judge(&self, caller: &Caller) -> Result<(), Refuse> {
+        match caller {
+            Caller::Local { uid: Some(uid) } if self.uids.contains(uid) => Ok(()),
+            caller => {
+                let who = caller.name();
                 let may: Vec<String> = self.names();
                 Err(Refuse::forbidden(format!("{who} may not use the control socket"))
                     .remedy(format!("ask as {}", may.join(" or "))))
@@ -95,7 +106,7 @@ async fn check(
     request: Request,
     next: Next,
 ) -> Response {
-    match callers.judge(caller) {
+    match callers.judge(&caller) {
         Ok(()) => next.run(request).await,
         Err(refuse) => refuse.into_response(),
     }
@@ -109,10 +120,10 @@ mod tests {
     fn root_the_member_and_postgresql_may_ask_and_nobody_else() {
         let callers = Callers { uids: vec![0, 500, 600], group: Some(600) };
         for uid in [0, 500, 600] {
-            assert_eq!(callers.judge(Caller { uid: Some(uid) }), Ok(()));
+            assert_eq!(callers.judge(&Caller::Local { uid: Some(uid) }), Ok(()));
         }
         for uid in [Some(501), None] {
-            let refused = callers.judge(Caller { uid }).unwrap_err();
+            let refused = callers.judge(&Caller::Local { uid }).unwrap_err();
             let refused = format!("{refused:?}");
             assert!(refused.contains("403") && refused.contains("ask as root or "), "{refused}");
         }

@@ -81,6 +81,11 @@ impl Refuse {
         Refuse::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", message.into())
     }
 
+    /// 502 `not_reached`: the member that it is for does not answer.
+    pub(crate) fn not_reached(message: impl Into<String>) -> Refuse {
+        Refuse::new(StatusCode::BAD_GATEWAY, "not_reached", message.into())
+    }
+
     /// 503 `no_majority`: the record cannot be changed now.
     pub(crate) fn no_majority(message: impl Into<String>) -> Refuse {
         Refuse::new(StatusCode::SERVICE_UNAVAILABLE, "no_majority", message.into())
@@ -106,7 +111,7 @@ impl From<ProposeError> for Refuse {
         let refuse = Refuse::no_majority(error.to_string());
         match unknown {
             true => refuse.remedy("look at `mainstay status` before you ask again"),
-            false => refuse.remedy("`mainstay status` names the members that are not heard"),
+            false => refuse.remedy("start the voters that `mainstay status` names as not heard"),
         }
     }
 }

@@ -25,13 +25,17 @@ struct Effective {
 
 pub(super) async fn show(options: &ShowOptions) -> Result<ExitCode> {
     let configuration = configuration::load(&options.config.config)?;
-    let control = Control::of(&configuration);
-    let answer: ConfigAnswer = control.get("/v1/config").await?;
-    let status = control.status().await?;
-    let member = options.member.as_ref().unwrap_or(&answer.member);
+    let status = Control::of(&configuration).status().await?;
+    let member = options.member.as_ref().unwrap_or(&configuration.me);
     let Some(row) = status.members.iter().find(|row| row.name == *member) else {
         let known: Vec<&str> = status.members.iter().map(|row| row.name.as_str()).collect();
         bail!("there is no member {member}; there are {}", known.join(", "));
+    };
+    // Only the member itself knows what its own file says.
+    let asked = Control::on(&configuration, options.member.as_ref()).get("/v1/config").await;
+    let answer: ConfigAnswer = match asked {
+        Ok(answer) => answer,
+        Err(_) => Control::of(&configuration).get("/v1/config").await?,
     };
     let effective =
         (options.effective || options.member.is_some()).then(|| effective(&answer, &status, member));
@@ -90,7 +94,7 @@ fn show_effective(effective: &BTreeMap<String, Effective>, answer: &ConfigAnswer
         println!("{name:longest$} = {} ({})", row.value, row.from);
     }
     if *member != answer.member {
-        println!("# without what {member}'s own file says; ask there");
+        println!("# without what {member}'s own file says: it does not answer");
     }
 }
 
