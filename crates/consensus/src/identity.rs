@@ -86,6 +86,12 @@ pub fn create(
     // The identity last and at once: a directory with an identity always has had a log, so a lost log cannot pass for
     // a new one.
     disk.replace(log::FILE, &log::unused(identity.raft_id, genesis(&members))).map_err(CreateError::Disk)?;
+    disk.replace(FILE, &encode(identity, members)?).map_err(CreateError::Disk)
+}
+
+/// The content of the file.
+pub(crate) fn encode(identity: &Identity, members: ConfState) -> Result<Vec<u8>, CreateError> {
+    check_id(identity)?;
     let file = IdentityFile {
         cluster_id: identity.cluster_id.clone(),
         raft_id: identity.raft_id,
@@ -93,7 +99,14 @@ pub fn create(
     };
     let mut bytes = frame::preamble(KIND, VERSION);
     frame::push(&mut bytes, 0, &file.encode_to_vec());
-    disk.replace(FILE, &bytes).map_err(CreateError::Disk)
+    Ok(bytes)
+}
+
+fn check_id(identity: &Identity) -> Result<(), CreateError> {
+    match (1..=crate::message::NUMBER_MAX).contains(&identity.raft_id) {
+        true => Ok(()),
+        false => Err(CreateError::Invalid { reason: format!("{} is no Raft id", identity.raft_id) }),
+    }
 }
 
 /// The index and term before the first entry. A founding member begins at (1, 1), as if it had installed a
@@ -117,9 +130,7 @@ pub(crate) fn load(bytes: &[u8]) -> Result<Written, Fault> {
 
 fn first_members(identity: &Identity, voters: &[u64], learners: &[u64]) -> Result<ConfState, CreateError> {
     let invalid = |reason: String| CreateError::Invalid { reason };
-    if identity.raft_id == 0 || identity.raft_id > crate::message::NUMBER_MAX {
-        return Err(invalid(format!("{} is no Raft id", identity.raft_id)));
-    }
+    check_id(identity)?;
     let members = ConfState::from((voters.iter().copied(), learners.iter().copied()));
     if voters.is_empty() && learners.is_empty() {
         return Ok(members);

@@ -26,6 +26,7 @@ mod membership;
 mod message;
 mod recent;
 mod reconcile;
+mod recover;
 mod replica;
 pub mod sim_disk;
 mod snapshot;
@@ -37,6 +38,7 @@ pub use identity::{CreateError, Identity, create};
 pub use machine::{Machine, RestoreError};
 pub use membership::MembershipChange;
 pub use reconcile::{Reconcile, reconcile};
+pub use recover::{Survey, begin_anew, survey};
 pub use replica::{
     Applied, Heard, MembershipApplied, OpenError, OpenReport, Outgoing, ProposeError, ReadDone, Ready,
     Replica, Role, Settings, Status, StepError, Timing,

@@ -22,6 +22,7 @@ mod settings;
 mod status;
 
 pub use open::{OpenError, OpenReport};
+pub(crate) use open::{read_identity, read_log};
 pub use ready::{Applied, MembershipApplied, Outgoing, ReadDone, Ready};
 pub use settings::{Settings, Timing};
 pub use status::{Heard, Role, Status};

@@ -8,6 +8,7 @@ mod command;
 mod membership;
 mod operation;
 mod parameters;
+mod recovery;
 mod restarts;
 
 use std::collections::BTreeMap;
@@ -18,8 +19,11 @@ use serde::{Deserialize, Serialize};
 
 pub use command::{Applied, Command, EndCause, Refusal};
 pub use membership::{Invitation, Joining, Membership};
-pub use operation::{Failover, Forced, HeldBack, Operate, Operation, Pause, Scheduled};
+pub use operation::{
+    ApiClient, ClientProof, Failover, Forced, HeldBack, Operate, Operation, Pause, Scheduled,
+};
 pub use parameters::{ParameterChange, ParameterSet, Parameters, Values};
+pub use recovery::{CannotRecover, LeftBehind, Loss, Recovery, Survivor};
 pub use restarts::{How, Restart, RestartEnd, Restarts, Turn};
 
 use crate::election::Missing;

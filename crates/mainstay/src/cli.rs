@@ -1,5 +1,6 @@
 //! The command line: verb first, every verb with an example.
 
+mod client;
 mod config;
 mod demo;
 mod members;
@@ -11,12 +12,16 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use demo::{DemoOptions, DemoVerb};
 use mainstay_core::MemberId;
-use operate::{FailoverOptions, MaintenanceOptions, PauseOptions, ReinitOptions, ResumeOptions};
+use operate::{
+    FailoverOptions, MaintenanceOptions, PauseOptions, RecoverOptions, ReinitOptions, ResumeOptions,
+};
 
 use crate::commands::verify::known_check;
 use crate::configuration::length_of_time;
+pub(crate) use client::{ClientOptions, ClientVerb};
 pub(crate) use config::{
-    ChangeOptions, CheckOptions, ConfigVerb, Place, ReadOptions, ReloadOptions, RestartOptions, RoleName, ShowOptions,
+    ChangeOptions, CheckOptions, ConfigVerb, Place, ReadOptions, ReloadOptions, RestartOptions, RoleName,
+    ShowOptions,
 };
 pub(crate) use members::{
     InitOptions, JoinOptions, LeaveOptions, MemberOptions, MemberVerb, UninstallOptions,
@@ -79,9 +84,14 @@ pub(crate) enum Verb {
     #[command(after_help = "Example: mainstay switchover --to m2")]
     Switchover(SwitchoverOptions),
     /// Show a member's certificates, or renew its PostgreSQL's
-    #[command(after_help = "Example: mainstay certificates show\n         mainstay certificates renew --member m2")]
+    #[command(
+        after_help = "Example: mainstay certificates show\n         mainstay certificates renew --member m2"
+    )]
     #[command(subcommand)]
     Certificates(CertificatesVerb),
+    /// Show, let in and dismiss who may use the API from another machine
+    #[command(after_help = "Example: mainstay client add grafana\n         mainstay client list")]
+    Client(ClientOptions),
     /// Check the whole cluster from outside: writes, reads, TLS, sync set, ports, disks and more
     #[command(
         after_help = "Exit code 1 if a check fails.\nExample: mainstay verify --only ports,tls-clients"
@@ -95,6 +105,11 @@ pub(crate) enum Verb {
     /// Make another member the primary, also if the present one is hung or gone
     #[command(after_help = "Example: mainstay failover --to m2")]
     Failover(FailoverOptions),
+    /// Go on with this member alone, when a majority of the voters is lost for good; Mainstay must be stopped here
+    #[command(
+        after_help = "Says what is known to be lost and what is not known, and asks for the cluster's name.\nExample: systemctl stop mainstay && mainstay recover --from-this-member"
+    )]
+    Recover(RecoverOptions),
     /// Promote nobody and start no PostgreSQL by itself, until `resume`; leases and fencing go on
     #[command(after_help = "Example: mainstay pause --until 30m")]
     Pause(PauseOptions),

@@ -13,7 +13,7 @@ use mainstay_member::Configuration;
 use mainstay_member::control::Refusal;
 use mainstay_member::explain::Explanation;
 use mainstay_member::roster;
-use mainstay_member::status::Status;
+use mainstay_member::status::{Status, WITHOUT_MAJORITY};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
@@ -155,6 +155,14 @@ pub(crate) async fn any_status(configuration: &Configuration) -> Result<Status> 
         }
     }
     Err(local.context("no member of the cluster answers"))
+}
+
+/// Without a majority nothing can be decided; the line says what can be done.
+pub(crate) fn check_majority(status: &Status) -> Result<()> {
+    match status.without_majority() {
+        Some(why) => bail!("{why}; {WITHOUT_MAJORITY}"),
+        None => Ok(()),
+    }
 }
 
 async fn exchange<S>(stream: S, request: Request<String>) -> Result<(StatusCode, Bytes)>

@@ -3,6 +3,7 @@
 pub(crate) mod adopt;
 pub(crate) mod after_stop;
 pub(crate) mod certificates;
+pub(crate) mod client;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod create;
@@ -18,6 +19,7 @@ pub(crate) mod man;
 pub(crate) mod member;
 pub(crate) mod pause;
 pub(crate) mod psql;
+pub(crate) mod recover;
 pub(crate) mod reinit;
 pub(crate) mod reload;
 pub(crate) mod restart;

@@ -5,6 +5,7 @@
 
 mod caller;
 mod certificates;
+mod clients;
 mod configuration;
 mod forward;
 mod health;
@@ -14,6 +15,7 @@ pub mod operate;
 mod read;
 mod refuse;
 mod reload;
+mod remote;
 mod restart;
 mod routes;
 mod switchover;
@@ -24,6 +26,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::Method;
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
 use mainstay_core::record::Record;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
@@ -41,13 +47,15 @@ use crate::network::Links;
 use crate::observe::Sql;
 use crate::propose::Proposer;
 use crate::reach::Reacher;
-use crate::status::Status;
+use crate::status::{Status, WITHOUT_MAJORITY};
 
 pub(crate) use caller::Callers;
-pub(crate) use forward::Forwarded;
+pub use clients::{AddClient, ClientRow, RemoveClient};
 pub use configuration::{ConfigAnswer, ConfigChange, ConfigChanged, TuneAnswer, TunedParameter};
+pub(crate) use forward::Forwarded;
 pub use members::{InviteAnswer, InviteRequest, LeaveRequest, OpenInvitation, RevokeRequest};
 pub use refuse::{Refusal, Refuse};
+use remote::Remote;
 pub use restart::{RestartAnswer, RestartCancel, RestartRequest};
 use routes::Routes;
 pub use switchover::{SwitchoverAnswer, SwitchoverRequest};
@@ -109,6 +117,9 @@ fn private_routes() -> Routes<Control> {
         .post("/v1/resume", operate::resume)
         .post("/v1/maintenance", operate::maintenance)
         .post("/v1/reinit", operate::reinit)
+        .get("/v1/clients", clients::list)
+        .post("/v1/clients/add", clients::add)
+        .post("/v1/clients/remove", clients::remove)
         .get("/v1/config", configuration::show)
         .get("/v1/config/tune", configuration::tune)
         .post("/v1/config", configuration::change)
@@ -174,22 +185,55 @@ pub(crate) async fn serve(
     }
     let local = UnixListener::bind(socket).map_err(failed)?;
     callers.open(socket).map_err(failed)?;
-    let public = public_router(control.seen.clone());
     control.forwarded.offer(private_router(control.clone()));
+    tokio::spawn(remote(&control).serve(listener));
     let private = callers.guard(private_router(control));
-    tokio::spawn(async move { axum::serve(listener, public).await });
     tokio::spawn(async move {
         axum::serve(local, private.into_make_service_with_connect_info::<caller::Caller>()).await
     });
     Ok(())
 }
 
+/// What is offered over the network: reading in plain text, everything over TLS.
+fn remote(control: &Control) -> Remote {
+    let plain = public_router(control.seen.clone());
+    Remote::new(plain, private_router(control.clone()), public_paths(), control)
+}
+
 fn public_router(seen: Seen) -> Router {
+    let public = public_paths();
+    let private = private_routes().listed().into_iter().map(|(_, path)| path);
+    let elsewhere = private.filter(|path| !public.contains(path)).collect();
     let router = health::routes().router(seen.clone()).merge(public_routes().router(seen));
-    refuse::unknown(router)
+    refuse::unknown_in_plain(router, elsewhere)
+}
+
+fn public_paths() -> Vec<&'static str> {
+    let listed = health::routes().listed().into_iter().chain(public_routes().listed());
+    listed.map(|(_, path)| path).collect()
 }
 
 fn private_router(control: Control) -> Router {
     let health = health::routes().router(control.seen.clone());
-    refuse::unknown(health.merge(private_routes().router(control)))
+    let majority = from_fn_with_state(control.seen.status.clone(), needs_majority);
+    refuse::unknown(health.merge(private_routes().router(control)).layer(majority))
+}
+
+/// What needs no word of the record: files of one machine, and what is carried elsewhere.
+const WITHOUT_RECORD: [&str; 3] = ["/v1/reload", "/v1/certificates/renew", "/v1/on/"];
+
+/// A change that nobody can agree to is refused at once, instead of after a wait.
+async fn needs_majority(
+    State(status): State<watch::Receiver<Arc<Status>>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let path = request.uri().path();
+    let changes = request.method() == Method::POST && path.starts_with("/v1/");
+    let needs = changes && !WITHOUT_RECORD.iter().any(|known| path.starts_with(known));
+    let why = if needs { status.borrow().without_majority() } else { None };
+    match why {
+        Some(why) => Refuse::no_majority(why).remedy(WITHOUT_MAJORITY).into_response(),
+        None => next.run(request).await,
+    }
 }

@@ -38,6 +38,7 @@ mod promise;
 mod propose;
 pub mod reach;
 mod record_machine;
+pub mod recover;
 mod report;
 pub mod roster;
 mod start;

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use mainstay_core::action::Job;
 use mainstay_core::decide::{Decision, Memory, decide};
-use mainstay_core::record::{Applied, Command, Invitation, Phase, Record};
+use mainstay_core::record::{Applied, Command, Invitation, Record};
 use mainstay_core::view::{Directory, Upstream, View};
 use mainstay_core::{Epoch, Incarnation, MemberId, Now};
+use mainstay_net::LeftBehindBy;
 use mainstay_postgres::directory::{self, DirectoryState};
 use mainstay_store::{RaftStore, Snapshot};
 use tokio::sync::{mpsc, watch};
@@ -83,6 +84,7 @@ pub(crate) struct Watched {
     pub(crate) health: watch::Receiver<Signs>,
     pub(crate) lease: watch::Receiver<LeaseState>,
     pub(crate) configured: watch::Receiver<Arc<Configured>>,
+    pub(crate) left_behind: watch::Receiver<Option<LeftBehindBy>>,
 }
 
 pub(crate) struct MainLoop {
@@ -125,6 +127,8 @@ pub(crate) struct UnderWay {
     reconciling: bool,
     /// It stops because it is no member any more.
     removed: bool,
+    /// It stops because the cluster goes on without it.
+    left_behind: Option<MemberId>,
 }
 
 /// How the loop ended.
@@ -136,6 +140,8 @@ pub(crate) enum Ended {
     Left,
     /// The member was taken out of the cluster; PostgreSQL is stopped, the data is left where it is.
     Removed,
+    /// A majority was lost for good, and another member was made the only one; PostgreSQL is stopped, the data is left.
+    LeftBehind { by: MemberId },
     /// A newer process of this member has taken over.
     Superseded,
     /// The record is written in a format that this release does not read.
@@ -162,6 +168,7 @@ impl MainLoop {
                 Ok(()) = watched.record.changed() => None,
                 Ok(()) = watched.sql.changed() => None,
                 Ok(()) = watched.health.changed() => None,
+                Ok(()) = watched.left_behind.changed() => None,
                 Some(event) = events.recv() => Some(event),
                 _ = tick.tick() => None,
             };
@@ -183,7 +190,7 @@ impl MainLoop {
             }
             self.decide();
             if self.has_stopped() {
-                return if self.under_way.removed { Ended::Removed } else { Ended::Stopped };
+                return self.how_it_ended();
             }
         }
     }
@@ -257,6 +264,7 @@ impl MainLoop {
             self.take_record(Arc::clone(&snapshot.machine.record));
         }
         self.notice_removal(snapshot.status.raft_id);
+        self.notice_left_behind(watched.left_behind.borrow_and_update().clone());
         self.reconcile_members(&snapshot.status);
         self.resume_lease();
     }
@@ -330,7 +338,7 @@ impl MainLoop {
             let flushed = gossip.state.streaming.map(|streaming| streaming.flushed);
             flushed.map(|flushed| (name.clone(), flushed))
         });
-        let wanted = Wanted { busy: is_busy(view), positions: positions.collect() };
+        let wanted = Wanted { busy: perform::is_busy(view), positions: positions.collect() };
         self.wanted.send_if_modified(|before| std::mem::replace(before, wanted.clone()) != wanted);
         let gossip = Gossip { state, card };
         let awaited = self.facts.gate_is_awaited();
@@ -379,17 +387,4 @@ fn look_beside(machinery: &Machinery, directory: Directory) -> DirectoryLook {
         None
     });
     DirectoryLook { directory, upstream, gate_open: machinery.gate_is_open() }
-}
-
-/// Whether something is under way that the next look should not miss.
-fn is_busy(view: &View) -> bool {
-    let open = view.record.phase == Phase::Open;
-    let mine = view.record.primary() == Some(&view.me);
-    let streams = view.running().is_some_and(|running| running.streaming.is_some());
-    match view.running() {
-        None => false,
-        Some(_) if !open => true,
-        Some(_) if mine => !view.gate_open || view.upkeep.is_some(),
-        Some(running) => !streams && running.opened.is_none(),
-    }
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use mainstay_consensus::Outgoing;
 use mainstay_core::MemberId;
+use mainstay_core::record::LeftBehind;
 use mainstay_net::{CallService, Channel, Endpoint, Incoming, Link, Server};
 use mainstay_store::RaftStore;
 use tokio::sync::{mpsc, watch};
@@ -68,6 +69,12 @@ impl Links {
         table.by_raft_id = by_raft_id;
         drop(table);
         self.roster.send_replace(Arc::new(roster.clone()));
+    }
+
+    /// Whom to tell, when they come, that the cluster goes on without them.
+    pub(crate) fn leave_behind(&self, members: &[LeftBehind]) {
+        let keys = members.iter().filter_map(|left| left.key.parse().ok()).collect();
+        self.endpoint.allowlist().leave_behind(keys);
     }
 
     /// Tells everybody.

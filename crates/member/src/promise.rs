@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use mainstay_core::view::Upstream;
-use mainstay_core::{Epoch, Incarnation};
+use mainstay_core::{Epoch, Incarnation, MemberId};
 use mainstay_postgres::durable::{self, Access, FileError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -38,6 +38,11 @@ struct EpochFile {
     epoch: Epoch,
 }
 
+#[derive(Debug, Serialize, Deserialize)]
+struct LeftBehindFile {
+    by: MemberId,
+}
+
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct SerialFile {
     serial: u64,
@@ -54,6 +59,7 @@ const SEALED: &str = "sealed.json";
 const RUN_OUT: &str = "run-out.json";
 const VOTERS: &str = "voters.json";
 const UPSTREAM: &str = "upstream.json";
+const LEFT_BEHIND: &str = "left-behind.json";
 
 impl Promises {
     pub(crate) fn new(state_directory: &Path, access: Access) -> Promises {
@@ -110,6 +116,15 @@ impl Promises {
     pub(crate) fn follow_nobody(&self) -> Result<(), PromiseError> {
         durable::remove(&self.directory.join(UPSTREAM))?;
         Ok(())
+    }
+
+    /// Never to take part again: the cluster goes on without this member, as `by` has said.
+    pub(crate) fn leave(&self, by: &MemberId) -> Result<(), PromiseError> {
+        self.write(LEFT_BEHIND, &LeftBehindFile { by: by.clone() })
+    }
+
+    pub(crate) fn left_behind(&self) -> Result<Option<MemberId>, PromiseError> {
+        Ok(self.read::<LeftBehindFile>(LEFT_BEHIND)?.map(|file| file.by))
     }
 
     fn raise(&self, file: &str, epoch: Epoch) -> Result<(), PromiseError> {

@@ -1,5 +1,6 @@
 //! Starting a member: everything is checked before anything is changed, and every part is wired to the others.
 
+mod ending;
 mod error;
 mod files;
 mod signals;
@@ -16,7 +17,7 @@ use mainstay_postgres::tools::{RunAs, Tools};
 use mainstay_store::{RaftOptions, RaftStore};
 use nix::unistd::geteuid;
 use tokio::sync::{mpsc, watch};
-use tracing::{debug, info};
+use tracing::info;
 
 use crate::configuration::Configuration;
 use crate::configure::{Configure, Reload};
@@ -29,7 +30,7 @@ use crate::hooks::Hook;
 use crate::join::Desk;
 use crate::lease::LeaseThread;
 use crate::machinery::Machinery;
-use crate::main_loop::{Ended, Event, MainLoop, UnderWay, Watched};
+use crate::main_loop::{Event, MainLoop, UnderWay, Watched};
 use crate::network::{self, Links, Receivers};
 use crate::promise::Promises;
 use crate::propose::Proposer;
@@ -39,8 +40,8 @@ use crate::roster::{self, Roster};
 use crate::status::Status;
 use crate::{certificates, databases, health, inventory, log_rotation, notify, observe};
 pub use error::MemberError;
-pub(crate) use files::install_certificates;
-use files::{endpoint, first_invitations, write_passfile, write_pid};
+pub(crate) use files::{endpoint, install_certificates};
+use files::{first_invitations, refuse_if_left_behind, write_passfile, write_pid};
 
 /// Commands that other members carry here, at once.
 const MOST_CALLS: usize = 16;
@@ -104,6 +105,7 @@ pub enum Finish {
 /// `reload` reads its file again, when it is told to.
 pub async fn run(configuration: Configuration, reload: Reload) -> Result<Finish, MemberError> {
     let (tools, layout) = tools_and_layout(&configuration).await?;
+    refuse_if_left_behind(&layout)?;
     let roster = roster::load(&configuration)?;
     let endpoint = endpoint(&configuration, &roster)?;
     let places = paths(&configuration);
@@ -182,8 +184,7 @@ impl Member {
         ));
         let links = Links::new(self.endpoint.clone(), &self.roster);
         let forwarded = Forwarded::default();
-        let receivers = self.receivers(&events, &forwarded);
-        network::start(&links, self.with_desk(server)?, outgoing, receivers);
+        network::start(&links, self.with_desk(server)?, outgoing, self.receivers(&events, &forwarded));
         let (wanted, wanted_seen) = watch::channel(observe::Wanted::default());
         let (sql, sql_seen) = watch::channel(observe::Sql::default());
         let (signs, signs_seen) = watch::channel(health::Signs::default());
@@ -191,31 +192,15 @@ impl Member {
             self.keep_guard(&guard, poked);
             self.look_after_postgresql(&machinery, wanted_seen, sql, signs);
         }
-        let (proposer, explanations) = (Proposer::new(self.store.clone()), Arc::default());
+        let explanations = Arc::default();
         let facts = self.facts()?;
         let (status, status_seen) = wiring::first_status(&self.configuration, &facts);
         let heartbeat = Heartbeat::new();
         let configure = Configure::start(Arc::clone(&machinery), reload).await;
-        let watched = Watched {
-            record: self.store.watch(),
-            guard: guard_seen,
-            sql: sql_seen,
-            health: signs_seen,
-            lease: self.lease.state(),
-            configured: configure.seen.clone(),
-        };
+        let watched = self.watched(guard_seen, sql_seen, signs_seen, &configure);
         self.look_after_applications(&machinery, &status_seen);
         let seen = self.seen(status_seen.clone(), &machinery, &watched, &heartbeat);
-        let control = Control {
-            seen,
-            explanations: Arc::clone(&explanations),
-            proposer: proposer.clone(),
-            configuration: Arc::new(self.configuration.clone()),
-            machinery: Arc::clone(&machinery),
-            configure,
-            links: links.clone(),
-            forwarded,
-        };
+        let control = self.control(seen, &explanations, &machinery, configure, (links.clone(), forwarded));
         self.answer(control, &events).await?;
         let main_loop = MainLoop {
             constants: self.constants(),
@@ -223,7 +208,7 @@ impl Member {
             upkeep_lane: wiring::lane("upkeep", &machinery, &events, Event::Upkeep)?,
             machinery: Arc::clone(&machinery),
             store: self.store.clone(),
-            proposer,
+            proposer: Proposer::new(self.store.clone()),
             lease: self.lease.clone(),
             links,
             facts,
@@ -329,6 +314,44 @@ impl Member {
         notify::ready(status);
     }
 
+    fn watched(
+        &self,
+        guard: watch::Receiver<GuardState>,
+        sql: watch::Receiver<observe::Sql>,
+        health: watch::Receiver<health::Signs>,
+        configure: &Configure,
+    ) -> Watched {
+        Watched {
+            record: self.store.watch(),
+            guard,
+            sql,
+            health,
+            lease: self.lease.state(),
+            configured: configure.seen.clone(),
+            left_behind: self.endpoint.left_behind_by(),
+        }
+    }
+
+    fn control(
+        &self,
+        seen: Seen,
+        explanations: &Arc<Mutex<Explanations>>,
+        machinery: &Arc<Machinery>,
+        configure: Configure,
+        (links, forwarded): (Links, Forwarded),
+    ) -> Control {
+        Control {
+            seen,
+            explanations: Arc::clone(explanations),
+            proposer: Proposer::new(self.store.clone()),
+            configuration: Arc::new(self.configuration.clone()),
+            machinery: Arc::clone(machinery),
+            configure,
+            links,
+            forwarded,
+        }
+    }
+
     async fn answer(
         &self,
         control: Control,
@@ -338,45 +361,6 @@ impl Member {
         let (http, socket) = (self.configuration.own_row().http, self.configuration.control_socket());
         control::serve(control, http, &socket, Callers::new(self.layout.run_as())).await?;
         Ok(())
-    }
-
-    async fn end(
-        &self,
-        ended: Ended,
-        machinery: &Machinery,
-        guard_state: &watch::Sender<GuardState>,
-    ) -> Result<Finish, MemberError> {
-        match ended {
-            Ended::Stopped => {
-                self.dismiss(machinery, guard_state).await;
-                info!("stopped");
-                Ok(Finish::Stopped)
-            }
-            Ended::Left => {
-                info!("left; PostgreSQL goes on until its lease ends");
-                Ok(Finish::Left)
-            }
-            Ended::Removed => {
-                self.dismiss(machinery, guard_state).await;
-                Err(MemberError::Removed { data: self.layout.data().to_owned() })
-            }
-            Ended::Superseded => Err(MemberError::Superseded),
-            Ended::TooOld { why } => Err(MemberError::TooOld(why)),
-            Ended::OtherLease { cluster } => {
-                Err(MemberError::OtherLease { file: self.configuration.lease, cluster })
-            }
-        }
-    }
-
-    /// Nothing runs any more: the guard is not needed either.
-    async fn dismiss(&self, machinery: &Machinery, guard_state: &watch::Sender<GuardState>) {
-        guard_state.send_modify(|state| state.dismissed = true);
-        if let Ok(guard) = machinery.guard()
-            && let Err(error) = guard.quit(false).await
-        {
-            debug!(%error, "the guard goes on");
-        }
-        let _ = std::fs::remove_file(self.layout.state_dir().join("member.pid"));
     }
 
     fn constants(&self) -> Constants {

@@ -61,6 +61,33 @@ pub struct Status {
     pub operation: OperationStatus,
 }
 
+/// A voter that was heard so lately is there: members tell each other something four times a second.
+const HEARD_MS: u64 = 2_000;
+
+/// What can be done without a majority.
+pub const WITHOUT_MAJORITY: &str =
+    "start the voters that are missing; if a majority is lost for good: mainstay recover --from-this-member";
+
+impl Status {
+    /// Why nothing can be decided, as far as the member that answers hears; `None` if it hears a majority of the voters.
+    pub fn without_majority(&self) -> Option<String> {
+        let is_heard = |row: &MemberStatus| {
+            row.name == self.member || row.heard_ms.is_some_and(|heard_ms| heard_ms < HEARD_MS)
+        };
+        let (heard, missing): (Vec<_>, Vec<_>) =
+            self.members.iter().filter(|row| row.votes).partition(|row| is_heard(row));
+        if heard.len() > missing.len() || heard.is_empty() && missing.is_empty() {
+            return None;
+        }
+        let names: Vec<&str> = missing.iter().map(|row| row.name.as_str()).collect();
+        let (heard, all) = (heard.len(), heard.len() + missing.len());
+        let names = names.join(" and ");
+        Some(format!(
+            "no majority: {names} not heard, {heard} of {all} voters left, so nothing can be decided"
+        ))
+    }
+}
+
 /// A switchover that did not happen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CancelledSwitchover {

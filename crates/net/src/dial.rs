@@ -48,6 +48,8 @@ pub enum DialError {
     Tls { address: SocketAddr, source: io::Error },
     #[error("{address} refused the connection: {reason}")]
     Refused { address: SocketAddr, reason: String },
+    #[error("{address} has told this member to stop: {reason}")]
+    LeftBehind { address: SocketAddr, reason: String },
     #[error("{address} broke off the hello")]
     Hello { address: SocketAddr, source: FrameError },
     #[error("{address} answered the hello with something else: run the same release on all members")]
@@ -112,6 +114,7 @@ async fn greet(
             frames.set_maximum(MAXIMUM_PAYLOAD);
             Ok(frames)
         }
+        kind::LEFT_BEHIND => Err(DialError::LeftBehind { address, reason: one_line(&answer.payload) }),
         kind::REFUSED => Err(DialError::Refused { address, reason: one_line(&answer.payload) }),
         _ => Err(DialError::Confused { address }),
     }

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use mainstay_core::MemberId;
 use rustls::{ClientConfig, ServerConfig};
+use tokio::sync::watch;
 
+use crate::dial::{self, DialError};
 use crate::hello::Channel;
 use crate::link::Link;
-use crate::server::{BindError, Server};
+use crate::server::{BindError, Server, chain};
 use crate::tls::{self, Allowlist, Identity, TlsError};
 
 /// What every listener and link of this member shares. Cheap to clone, bound to no runtime.
@@ -24,6 +26,23 @@ struct Shared {
     identity: Identity,
     allowlist: Allowlist,
     server_config: Arc<ServerConfig>,
+    told: watch::Sender<Option<LeftBehindBy>>,
+}
+
+/// A member of the roster, proven by its key, has said that the cluster goes on without this one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftBehindBy {
+    pub member: MemberId,
+    pub reason: String,
+}
+
+/// What became of calling a member once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hail {
+    /// It lives: it has answered with its key, whatever it said.
+    Answers,
+    /// Nobody has, and why.
+    Silent(String),
 }
 
 impl Endpoint {
@@ -36,7 +55,10 @@ impl Endpoint {
     ) -> Result<Endpoint, TlsError> {
         let server_config = tls::server_config(&identity, &allowlist)?;
         let cluster = cluster.to_owned();
-        Ok(Endpoint { shared: Arc::new(Shared { member, cluster, identity, allowlist, server_config }) })
+        let told = watch::Sender::new(None);
+        Ok(Endpoint {
+            shared: Arc::new(Shared { member, cluster, identity, allowlist, server_config, told }),
+        })
     }
 
     /// Starts listening, in the current Tokio runtime; see [`Server::run`].
@@ -47,6 +69,27 @@ impl Endpoint {
     /// Starts keeping one connection to `peer`, in the current Tokio runtime, for as long as the link lives.
     pub fn link(&self, peer: MemberId, address: SocketAddr, channel: Channel) -> Link {
         Link::start(self.clone(), peer, address, channel)
+    }
+
+    /// Calls `peer` once, to learn whether it lives. It takes 3 s at most.
+    pub async fn hail(&self, peer: &MemberId, address: SocketAddr) -> Hail {
+        match dial::dial(self, peer, address, Channel::Rpc).await {
+            Ok(_) => Hail::Answers,
+            // Each of these is a verdict that only a member gives.
+            Err(DialError::KeyRefused { .. } | DialError::Refused { .. } | DialError::LeftBehind { .. }) => {
+                Hail::Answers
+            }
+            Err(error) => Hail::Silent(chain(&error)),
+        }
+    }
+
+    /// What this member is told when the cluster has gone on without it, and by whom.
+    pub fn left_behind_by(&self) -> watch::Receiver<Option<LeftBehindBy>> {
+        self.shared.told.subscribe()
+    }
+
+    pub(crate) fn told_to_stop(&self, by: &MemberId, reason: &str) {
+        self.shared.told.send_replace(Some(LeftBehindBy { member: by.clone(), reason: reason.to_owned() }));
     }
 
     pub fn member(&self) -> &MemberId {

@@ -36,6 +36,8 @@ pub mod kind {
     /// A machine's request to join, on join connections only; answered by JOIN_ANSWER or REFUSED.
     pub const JOIN_REQUEST: u8 = 10;
     pub const JOIN_ANSWER: u8 = 11;
+    /// The listener's answer to a member that the cluster has gone on without: stop. The reason, for people.
+    pub const LEFT_BEHIND: u8 = 12;
 }
 
 /// What a connection is for. Each channel has connections of its own, so that a large answer on one

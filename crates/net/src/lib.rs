@@ -13,6 +13,7 @@ mod incoming;
 mod outbox;
 mod socket;
 
+pub mod api;
 pub mod endpoint;
 pub mod fingerprint;
 pub mod frame;
@@ -26,7 +27,7 @@ pub mod server;
 pub mod tls;
 
 pub use dial::DialError;
-pub use endpoint::Endpoint;
+pub use endpoint::{Endpoint, Hail, LeftBehindBy};
 pub use fingerprint::KeyFingerprint;
 pub use hello::Channel;
 pub use incoming::{ConnectionError, Detached, Incoming};

@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 mod pace;
 
 use self::pace::{Backoff, Patience};
-use crate::dial::{Dialled, dial, one_line};
+use crate::dial::{DialError, Dialled, dial, one_line};
 use crate::endpoint::Endpoint;
 use crate::frame::{self, Frame, FrameError, FrameReader};
 use crate::hello::{Channel, kind};
@@ -87,7 +87,7 @@ pub struct LinkStatus {
 #[derive(Debug, thiserror::Error)]
 enum LinkError {
     #[error(transparent)]
-    Dial(#[from] crate::dial::DialError),
+    Dial(#[from] DialError),
     #[error("the connection to {address} was lost")]
     Lost { address: SocketAddr, source: ConnectionError },
     #[error("{0} closed the connection")]
@@ -199,6 +199,9 @@ async fn keep_connected(shared: Arc<Shared>) {
                 error
             }
             Err(error) => {
+                if let DialError::LeftBehind { reason, .. } = &error {
+                    shared.endpoint.told_to_stop(&shared.peer, reason);
+                }
                 let error = error.into();
                 shared.record(&error);
                 error
@@ -242,7 +245,7 @@ impl Reports {
     }
 }
 
-async fn dial_or_hint(shared: &Shared, backoff: &mut Backoff) -> Result<Dialled, crate::dial::DialError> {
+async fn dial_or_hint(shared: &Shared, backoff: &mut Backoff) -> Result<Dialled, DialError> {
     loop {
         let hint = async {
             tokio::time::sleep(YOUNG).await;

@@ -198,6 +198,8 @@ enum GreetError {
     Frame(#[from] FrameError),
     #[error("refused {from}: {refusal}")]
     Refused { from: MemberId, refusal: Refusal },
+    #[error("a member that the cluster has gone on without, with key {0}, came back and was told to stop")]
+    LeftBehind(KeyFingerprint),
 }
 
 impl GreetError {
@@ -205,7 +207,7 @@ impl GreetError {
     /// health checks are not.
     fn log(&self, address: SocketAddr, warnings: &mut Warnings) {
         match self {
-            GreetError::WrongKey(_) | GreetError::Refused { .. } => {
+            GreetError::WrongKey(_) | GreetError::Refused { .. } | GreetError::LeftBehind(_) => {
                 warnings
                     .warn(&format!("connection from {address}: {}", one_line(self.to_string().as_bytes())));
             }
@@ -230,7 +232,15 @@ async fn greet(
         return Ok(Greeted::Joining(Box::new(start)));
     }
     let mut stream = start.into_stream(endpoint.server_config()).await.map_err(handshake_error)?;
-    let (from, fingerprint) = peer(&endpoint, &stream)?;
+    let fingerprint = shown_key(&stream)?;
+    if endpoint.allowlist().is_left_behind(fingerprint) {
+        let reason = format!("{} has gone on without this member", endpoint.member());
+        say(&mut stream, kind::LEFT_BEHIND, &reason).await?;
+        stream.shutdown().await.map_err(FrameError::Io)?;
+        return Err(GreetError::LeftBehind(fingerprint));
+    }
+    let from = endpoint.allowlist().member_of(fingerprint);
+    let from = from.ok_or(GreetError::WrongKey(WrongKey::Unknown(fingerprint)))?;
 
     let mut frames = FrameReader::new(MAXIMUM_HELLO);
     let frame = frames.read(&mut stream, HANDSHAKE_TIMEOUT).await?.ok_or(FrameError::Torn)?;
@@ -257,13 +267,11 @@ async fn greet(
     Ok(Greeted::Member(Box::new(incoming)))
 }
 
-/// The member whose key the handshake has proven. The list may have changed since: then it is nobody's.
-fn peer(endpoint: &Endpoint, stream: &TlsStream<Socket>) -> Result<(MemberId, KeyFingerprint), GreetError> {
+/// The key that the handshake has proven. The list may have changed since: then it is nobody's.
+fn shown_key(stream: &TlsStream<Socket>) -> Result<KeyFingerprint, GreetError> {
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let fingerprint = certificate.and_then(|certificate| KeyFingerprint::of_certificate(certificate).ok());
-    let fingerprint = fingerprint.ok_or(GreetError::Tls(io::ErrorKind::InvalidData.into()))?;
-    let member = endpoint.allowlist().member_of(fingerprint);
-    Ok((member.ok_or(GreetError::WrongKey(WrongKey::Unknown(fingerprint)))?, fingerprint))
+    fingerprint.ok_or(GreetError::Tls(io::ErrorKind::InvalidData.into()))
 }
 
 async fn say(stream: &mut TlsStream<Socket>, kind: u8, text: &str) -> Result<(), FrameError> {

@@ -9,9 +9,9 @@
 //! The one exception is a machine that wants to join: it knows no member's key yet, only that of the cluster's CA,
 //! and shows no certificate of its own. See [`crate::join`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use mainstay_core::MemberId;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -87,11 +87,23 @@ fn verdict_within<V: Clone + std::error::Error + 'static>(error: &std::io::Error
 #[derive(Clone, Debug)]
 pub struct Allowlist {
     entries: Arc<watch::Sender<BTreeMap<MemberId, KeyFingerprint>>>,
+    /// Of members that the cluster has gone on without: heard just long enough to be told.
+    left_behind: Arc<RwLock<BTreeSet<KeyFingerprint>>>,
 }
 
 impl Allowlist {
     pub fn new(entries: BTreeMap<MemberId, KeyFingerprint>) -> Allowlist {
-        Allowlist { entries: Arc::new(watch::Sender::new(entries)) }
+        Allowlist { entries: Arc::new(watch::Sender::new(entries)), left_behind: Arc::default() }
+    }
+
+    /// Whom to tell that the cluster has gone on without them. None of them is let in.
+    pub fn leave_behind(&self, keys: BTreeSet<KeyFingerprint>) {
+        *self.left_behind.write().unwrap_or_else(PoisonError::into_inner) = keys;
+    }
+
+    pub(crate) fn is_left_behind(&self, fingerprint: KeyFingerprint) -> bool {
+        let left_behind = self.left_behind.read().unwrap_or_else(PoisonError::into_inner);
+        left_behind.contains(&fingerprint) && self.member_of(fingerprint).is_none()
     }
 
     /// Puts another list in place. Connections of members whose key is gone or changed are closed at once.
@@ -154,7 +166,7 @@ impl fmt::Debug for Identity {
 }
 
 /// Named in each configuration and never installed for the whole process.
-fn provider() -> CryptoProvider {
+pub(crate) fn provider() -> CryptoProvider {
     rustls::crypto::ring::default_provider()
 }
 
@@ -233,6 +245,8 @@ impl ClientCertVerifier for AnyMember {
         let presented = fingerprint(certificate)?;
         match self.allowlist.member_of(presented) {
             Some(_) => Ok(ClientCertVerified::assertion()),
+            // Who is told to go must hear it from a connection that proves who says so.
+            None if self.allowlist.is_left_behind(presented) => Ok(ClientCertVerified::assertion()),
             None => Err(refused(WrongKey::Unknown(presented))),
         }
     }

@@ -255,5 +255,6 @@ fn cause_name(cause: &mainstay_core::record::EndCause) -> &'static str {
         EndCause::NotOpened { .. } => "not opened",
         EndCause::DirectoryLost => "directory lost",
         EndCause::Expired { .. } => "expired",
+        EndCause::Recovered { .. } => "recovered",
     }
 }

@@ -13,9 +13,11 @@ pub mod contract;
 mod disk;
 mod memory;
 mod raft;
+mod recover;
 mod store;
 
 pub use disk::FileDisk;
 pub use memory::MemoryStore;
 pub use raft::{MembershipError, RaftOptions, RaftStore, StartError, create, start};
+pub use recover::{Held, RecoverError, hold};
 pub use store::{ProposeError, ReadError, Snapshot, Store};

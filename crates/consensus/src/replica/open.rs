@@ -172,7 +172,7 @@ fn check_timing(settings: &Settings) -> Result<(), OpenError> {
     Err(OpenError::Timing { reason })
 }
 
-fn read_identity(disk: &dyn Disk, cluster_id: &str) -> Result<identity::Written, OpenError> {
+pub(crate) fn read_identity(disk: &dyn Disk, cluster_id: &str) -> Result<identity::Written, OpenError> {
     if let Some(reason) = disk.read(RETIRED).map_err(failed(RETIRED))? {
         return Err(OpenError::Retired { reason: String::from_utf8_lossy(&reason).into_owned() });
     }
@@ -197,7 +197,7 @@ fn read_identity(disk: &dyn Disk, cluster_id: &str) -> Result<identity::Written,
 /// Reads snapshot and log and lets them meet. A crash between the writing of the two leaves a log that is older
 /// than the snapshot: after a compaction one that begins earlier, after an installed snapshot one that ends
 /// earlier or contradicts it and is void.
-fn read_log(disk: &dyn Disk, raft_id: u64, members: ConfState) -> Result<(Log, usize), OpenError> {
+pub(crate) fn read_log(disk: &dyn Disk, raft_id: u64, members: ConfState) -> Result<(Log, usize), OpenError> {
     let snapshot = match disk.read(snapshot::FILE).map_err(failed(snapshot::FILE))? {
         Some(bytes) => snapshot::load(&bytes).map_err(fault(snapshot::FILE))?,
         None => {

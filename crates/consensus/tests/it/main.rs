@@ -6,5 +6,6 @@ mod hostile;
 mod membership;
 mod opening;
 mod random;
+mod recover;
 mod replication;
 mod sim_disk;

@@ -200,6 +200,10 @@ impl Record {
         if self.tenure().is_none_or(|tenure| tenure.epoch != epoch) {
             return Err(self.other_epoch(epoch));
         }
+        if let EndCause::Recovered { .. } = &cause {
+            // It stands where a new instance begins, and ends no epoch.
+            return Err(Refusal::Unreadable);
+        }
         if let EndCause::Expired { voters, serial } = &cause {
             if *serial != self.membership.serial && !mutated(Mutant::OldWordsCount) {
                 return Err(Refusal::OtherVoters);

@@ -135,7 +135,7 @@ impl Command {
     /// The first format of the record in which it may be proposed.
     pub fn format(&self) -> u32 {
         match self {
-            Command::End { cause: EndCause::RestartedInPlace, .. } => 2,
+            Command::End { cause: EndCause::RestartedInPlace | EndCause::Recovered { .. }, .. } => 2,
             Command::Create { .. }
             | Command::Found { .. }
             | Command::Grant { .. }
@@ -191,12 +191,18 @@ pub enum EndCause {
         #[serde(default, skip_serializing_if = "super::is_zero")]
         serial: u64,
     },
+    /// A majority was lost for good, and an operator goes on without these. It ends no epoch by itself: it stands where a
+    /// new instance of the record begins. (Format 2.)
+    Recovered { without: BTreeSet<MemberId> },
 }
 
 impl EndCause {
     /// Whether the last holder is at fault, so that another is to be preferred.
     pub fn blames_holder(&self) -> bool {
-        !matches!(self, EndCause::Founded | EndCause::Restarted | EndCause::RestartedInPlace)
+        !matches!(
+            self,
+            EndCause::Founded | EndCause::Restarted | EndCause::RestartedInPlace | EndCause::Recovered { .. }
+        )
     }
 }
 
@@ -218,6 +224,14 @@ impl fmt::Display for EndCause {
             EndCause::Expired { voters, .. } => {
                 let names: Vec<&str> = voters.iter().map(MemberId::as_str).collect();
                 write!(f, "the lease has run out at {}", names.join(" and "))
+            }
+            EndCause::Recovered { without } => {
+                let names: Vec<&str> = without.iter().map(MemberId::as_str).collect();
+                write!(
+                    f,
+                    "a majority was lost for good, and an operator goes on without {}",
+                    names.join(" and ")
+                )
             }
         }
     }
@@ -291,4 +305,8 @@ pub enum Refusal {
     RestartUnderWay,
     #[error("it is about another restart")]
     OtherRestart,
+    #[error("there is a client {0} already; remove it first, or choose another name")]
+    ClientTaken(String),
+    #[error("there are {most} clients already; remove one that is not used any more")]
+    TooManyClients { most: usize },
 }

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Applied, FORMAT, Kind, Member, Phase, Record, Refusal};
+use super::{Applied, FORMAT, Kind, LeftBehind, Member, Phase, Record, Refusal};
 use crate::mutant::{Mutant, mutated};
 use crate::vocabulary::MemberId;
 
@@ -33,6 +33,9 @@ pub struct Membership {
     pub serial: u64,
     /// Who may join, each once.
     pub invitations: Vec<Invitation>,
+    /// Members that were given up when a majority was lost for good: they are told so when they come back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_behind: Vec<LeftBehind>,
 }
 
 impl Membership {

@@ -30,6 +30,31 @@ pub struct Operation {
     pub failover: Option<Failover>,
     /// A member that is to be promoted although it is not proven; until the next opening.
     pub forced: Option<Forced>,
+    /// Who may change things from another machine, by a name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub clients: BTreeMap<String, ApiClient>,
+}
+
+/// Most names of [`Operation::clients`]: more are a mistake.
+const MOST_CLIENTS: usize = 64;
+
+/// Somebody who may use the API over the network, and how they prove who they are. No secret: it is shown to everybody who may read the record.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ApiClient {
+    pub proof: ClientProof,
+    /// Who let them in, for people.
+    pub by: String,
+    /// Milliseconds since 1970, by the wall clock.
+    pub since_unix_ms: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientProof {
+    /// A token with this SHA-256, in hexadecimal digits.
+    Token { sha256: String },
+    /// A certificate of the cluster's CA for the key with this fingerprint.
+    Certificate { key: String },
 }
 
 impl Operation {
@@ -126,6 +151,14 @@ pub enum Operate {
     },
     Failover(Failover),
     Force(Forced),
+    /// Somebody may use the API over the network.
+    AdmitClient {
+        name: String,
+        client: ApiClient,
+    },
+    DismissClient {
+        name: String,
+    },
 }
 
 /// Why one that is proven is not promoted all the same.
@@ -210,6 +243,8 @@ impl Record {
             Operate::Withdraw { id, why } => Ok(self.withdraw(id, why)),
             Operate::Failover(failover) => self.ask_failover(failover),
             Operate::Force(forced) => self.force(forced),
+            Operate::AdmitClient { name, client } => self.admit_client(name, client),
+            Operate::DismissClient { name } => Ok(done(self.operation.clients.remove(&name).is_some())),
         }
     }
 
@@ -307,6 +342,21 @@ impl Record {
             Err(_) => {}
         }
         self.operation.forced = Some(forced);
+        Ok(Applied::Done)
+    }
+
+    /// A name is one client's until it is dismissed: what is revoked by its name is all that it could prove.
+    fn admit_client(&mut self, name: String, client: ApiClient) -> Result {
+        let clients = &mut self.operation.clients;
+        match clients.get(&name) {
+            Some(there) if there.proof == client.proof => return Ok(Applied::Already),
+            Some(_) => return Err(Refusal::ClientTaken(name)),
+            None => {}
+        }
+        if clients.len() >= MOST_CLIENTS {
+            return Err(Refusal::TooManyClients { most: MOST_CLIENTS });
+        }
+        clients.insert(name, client);
         Ok(Applied::Done)
     }
 

@@ -11,5 +11,6 @@ mod operation_format;
 mod path;
 mod properties;
 mod record_format;
+mod recovery;
 mod scenario;
 mod scenarios;

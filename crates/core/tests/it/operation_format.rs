@@ -2,7 +2,8 @@
 
 use mainstay_core::election::Missing;
 use mainstay_core::record::{
-    Command, EndCause, Failover, Forced, OnCrash, Operate, Pause, Record, Scheduled,
+    ApiClient, Applied, ClientProof, Command, EndCause, Failover, Forced, OnCrash, Operate, Pause, Record,
+    Refusal, Scheduled,
 };
 use mainstay_core::sync::SyncSet;
 use mainstay_core::{Epoch, Incarnation, Lsn};
@@ -24,6 +25,34 @@ fn forced() -> Forced {
         heard: Lsn(0x0500_0800),
         missing: Missing::default(),
     }
+}
+
+fn client() -> ApiClient {
+    let proof = ClientProof::Token { sha256: "ab".repeat(32) };
+    ApiClient { proof, by: "root at m1".to_owned(), since_unix_ms: 1_790_000_000_000 }
+}
+
+/// One name, one proof: whoever takes a name away takes everything that could be proven under it.
+#[test]
+fn a_client_is_admitted_once_and_dismissed_by_name() {
+    let mut record = cluster::opened(&["m1", "m2", "m3"], OnCrash::Failover);
+    cluster::apply(&mut record, Command::RaiseFormat { to: 2 });
+    let admit = |record: &mut Record, name: &str, client: ApiClient| {
+        record.apply(Command::Operate(Operate::AdmitClient { name: name.to_owned(), client }))
+    };
+    let other = ApiClient { proof: ClientProof::Certificate { key: "sha256:00".to_owned() }, ..client() };
+    assert_eq!(admit(&mut record, "grafana", client()), Applied::Done);
+    assert_eq!(admit(&mut record, "grafana", client()), Applied::Already);
+    let taken = Applied::Refused(Refusal::ClientTaken("grafana".to_owned()));
+    assert_eq!(admit(&mut record, "grafana", other.clone()), taken);
+    for number in 1..64 {
+        assert_eq!(admit(&mut record, &format!("c{number}"), other.clone()), Applied::Done);
+    }
+    assert_eq!(admit(&mut record, "more", other), Applied::Refused(Refusal::TooManyClients { most: 64 }));
+    let dismiss = Command::Operate(Operate::DismissClient { name: "grafana".to_owned() });
+    assert_eq!(record.apply(dismiss.clone()), Applied::Done);
+    assert_eq!(record.apply(dismiss), Applied::Already);
+    assert!(!record.operation.clients.contains_key("grafana"));
 }
 
 fn wishes() -> Vec<Operate> {
@@ -70,6 +99,8 @@ fn what_operators_ask_for_is_written_in_format_2() {
         Operate::Due { id: 12, epoch: Epoch(1) },
         Operate::Withdraw { id: 12, why: "there was no primary".to_owned() },
         Operate::Force(forced()),
+        Operate::AdmitClient { name: "grafana".to_owned(), client: client() },
+        Operate::DismissClient { name: "grafana".to_owned() },
     ];
     commands.extend(rest.map(Command::Operate));
     assert!(commands.iter().all(|command| command.format() == 2));

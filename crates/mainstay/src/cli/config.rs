@@ -33,7 +33,9 @@ pub(crate) enum ConfigVerb {
     #[command(after_help = "Example: mainstay config check /etc/mainstay/mainstay.toml")]
     Check(CheckOptions),
     /// Show values for memory, WAL and checkpoints that fit this machine, with their reasons
-    #[command(after_help = "Example: mainstay config tune\n         mainstay config tune --member m2 --apply")]
+    #[command(
+        after_help = "Example: mainstay config tune\n         mainstay config tune --member m2 --apply"
+    )]
     Tune(TuneOptions),
 }
 

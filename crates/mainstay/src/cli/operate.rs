@@ -24,6 +24,21 @@ pub(crate) struct FailoverOptions {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct RecoverOptions {
+    #[command(flatten)]
+    pub(crate) config: ConfigOptions,
+    /// Go on with this machine's member as the only one; said in full, so that nobody means another
+    #[arg(long, required = true)]
+    pub(crate) from_this_member: bool,
+    /// Do not ask for the cluster's name
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Print JSON; needs --yes to change something
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct PauseOptions {
     #[command(flatten)]
     pub(crate) config: ConfigOptions,

@@ -33,7 +33,9 @@ pub(crate) async fn run(verb: &CertificatesVerb) -> Result<ExitCode> {
             let whose = other.map_or("This member", MemberId::as_str);
             match (status.has_authority_key, other) {
                 (true, _) => println!("{whose} has the key of the cluster's CA, and renews by itself."),
-                (false, Some(_)) => println!("{whose} has not the key of the cluster's CA: it cannot renew by itself."),
+                (false, Some(_)) => {
+                    println!("{whose} has not the key of the cluster's CA: it cannot renew by itself.")
+                }
                 (false, None) => println!(
                     "{whose} has no {}: it cannot renew by itself.",
                     certificates::authority_key(&configuration).display()

@@ -25,16 +25,14 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 pub(crate) async fn run(options: &FailoverOptions) -> Result<ExitCode> {
     let configuration = configuration::load(&options.config.config)?;
     let status = client::any_status(&configuration).await?;
+    client::check_majority(&status)?;
     if !options.json && !status.operation.holdings.is_empty() {
         println!("{}", table(&status.operation.holdings).trim_end());
     }
     let accept = if options.accept_data_loss { Some(accept(options, &status)?) } else { None };
     let asked = Instant::now();
     let request = FailoverRequest { to: options.to.clone(), accept };
-    let answer: OperateAnswer = Control::of(&configuration)
-        .post("/v1/failover", &request)
-        .await
-        .map_err(|error| if is_lost(&status) { error.context(LOST) } else { error })?;
+    let answer: OperateAnswer = Control::of(&configuration).post("/v1/failover", &request).await?;
     let status = wait(&configuration, &answer).await?;
     let primary = status.primary.as_ref().map_or("nobody", MemberId::as_str);
     if options.json {
@@ -51,16 +49,6 @@ pub(crate) async fn run(options: &FailoverOptions) -> Result<ExitCode> {
         );
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// What the record cannot decide, no command can.
-const LOST: &str = "a majority of the voters is not heard, so nothing can be decided; start them, or see the book: when the majority is lost";
-
-fn is_lost(status: &Status) -> bool {
-    let heard = |row: &&mainstay_member::status::MemberStatus| row.heard_ms.is_some_and(|ms| ms < 2_000);
-    let voters = status.members.iter().filter(|row| row.votes);
-    let count = voters.clone().count();
-    count > 0 && voters.filter(heard).count() <= count / 2
 }
 
 /// The member to go on with, as it is shown, once an operator has typed the cluster's name.

@@ -11,6 +11,10 @@ use crate::{client, configuration};
 pub(crate) async fn run(options: &PsqlOptions) -> Result<ExitCode> {
     let configuration = configuration::load(&options.config.config)?;
     let status = client::any_status(&configuration).await?;
+    client::check_majority(&status)?;
+    if status.primary.is_none() {
+        anyhow::bail!("there is no primary to connect to: {}; see: mainstay status", status.reason);
+    }
     exec(&status.endpoints.rw, &options.arguments)
 }
 

@@ -2,6 +2,7 @@
 
 mod adopt;
 mod anywhere;
+mod api;
 mod bad_input;
 mod certificates;
 mod configure;
@@ -13,6 +14,7 @@ mod machines;
 mod members;
 mod monitoring;
 mod operate;
+mod recover;
 mod reference;
 mod verify;
 

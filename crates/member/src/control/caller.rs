@@ -20,13 +20,22 @@ use super::Refuse;
 pub(super) enum Caller {
     /// The user id of the process that has connected (`SO_PEERCRED`).
     Local { uid: Option<u32> },
-    /// Somebody whom another member, or the network's side of the interface, has let in.
-    Remote { name: String },
+    /// Such a one on the machine of another member.
+    Member { name: String },
+    /// Somebody whom the record lets in from anywhere, or who reads what everybody may.
+    Client { name: String },
 }
 
 impl Caller {
-    pub(super) fn remote(name: String) -> Caller {
-        Caller::Remote { name }
+    /// Who may come in is said on a member's machine, where nothing can be forged from afar.
+    pub(super) fn admits(&self) -> Result<(), Refuse> {
+        match self {
+            Caller::Local { .. } | Caller::Member { .. } => Ok(()),
+            Caller::Client { name } => {
+                Err(Refuse::forbidden(format!("{name} cannot see, let in or dismiss clients"))
+                    .remedy("run on a member's machine: mainstay client"))
+            }
+        }
     }
 
     /// Who asks, for people.
@@ -34,7 +43,7 @@ impl Caller {
         match self {
             Caller::Local { uid: Some(uid) } => name(*uid),
             Caller::Local { uid: None } => "an unknown user".to_owned(),
-            Caller::Remote { name } => name.clone(),
+            Caller::Member { name } | Caller::Client { name } => name.clone(),
         }
     }
 }

@@ -38,6 +38,9 @@ struct Asked {
     body: String,
     /// Who asks, for people.
     by: String,
+    /// Whether that is a client of the API, who may less.
+    #[serde(default)]
+    client: bool,
 }
 
 /// What it answers.
@@ -65,7 +68,8 @@ impl Forwarded {
         };
         let asked: Asked = serde_json::from_slice(body).map_err(unreadable)?;
         let router = self.router.get().ok_or("the member has just been started; ask again")?;
-        let caller = Caller::remote(format!("{} at {from}", asked.by));
+        let name = format!("{} at {from}", asked.by);
+        let caller = if asked.client { Caller::Client { name } } else { Caller::Member { name } };
         let request = Request::builder()
             .method(asked.method.as_str())
             .uri(asked.path)
@@ -110,7 +114,8 @@ pub(super) async fn on(
     let path = format!("/{path}{query}");
     let body = to_bytes(body, MOST_BYTES).await.map_err(|error| Refuse::bad_input(error.to_string()))?;
     let body = String::from_utf8(body.into()).map_err(|_| Refuse::bad_input("the body is not UTF-8"))?;
-    let asked = Asked { method: parts.method.to_string(), path, body, by: caller.name() };
+    let client = matches!(caller, Caller::Client { .. });
+    let asked = Asked { method: parts.method.to_string(), path, body, by: caller.name(), client };
     let answered = if name == status.member {
         let text = serde_json::to_vec(&asked).expect("four texts have a JSON form");
         control.forwarded.answer(&name, &text).await.map_err(Refuse::failed)?
@@ -125,11 +130,12 @@ pub(super) async fn on(
 
 async fn carry(link: &Link, member: &MemberId, asked: &Asked) -> Result<Answered, Refuse> {
     let mut connected = link.connected();
-    let up = tokio::time::timeout(CONNECT_PATIENCE, connected.wait_for(|up| *up)).await;
-    if !matches!(up, Ok(Ok(_))) {
+    let up = async { connected.wait_for(|up| *up).await.is_ok() };
+    if !tokio::time::timeout(CONNECT_PATIENCE, up).await.unwrap_or(false) {
         let why = link.status().last_error.unwrap_or_else(|| "it does not answer".to_owned());
-        return Err(Refuse::not_reached(format!("{member} is not reached: {why}"))
-            .remedy(format!("see that its machine is up and Mainstay runs there, or ask on {member} itself")));
+        return Err(Refuse::not_reached(format!("{member} is not reached: {why}")).remedy(format!(
+            "see that its machine is up and Mainstay runs there, or ask on {member} itself"
+        )));
     }
     let body = serde_json::to_vec(asked).expect("four texts have a JSON form");
     match link.call(METHOD, &body, ANSWER_PATIENCE).await {

@@ -1,13 +1,14 @@
 //! What is answered when something is not done: one form for all of the API.
 
-use axum::http::{Method, StatusCode, Uri};
+use axum::http::header::WWW_AUTHENTICATE;
+use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use mainstay_core::MemberId;
 use mainstay_store::ProposeError;
 use serde::{Deserialize, Serialize};
 
-use crate::status::Status;
+use crate::status::{Status, WITHOUT_MAJORITY};
 
 /// Why something was not done, and what to do about it. Answered as `{"error": {"code", "message", "remedy"}}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +58,11 @@ impl Refuse {
     /// 400 `bad_input`: the request cannot be understood, or asks for what cannot be.
     pub(crate) fn bad_input(message: impl Into<String>) -> Refuse {
         Refuse::new(StatusCode::BAD_REQUEST, "bad_input", message.into())
+    }
+
+    /// 401 `unauthorized`: nobody knows who asks.
+    pub(crate) fn unauthorized(message: impl Into<String>) -> Refuse {
+        Refuse::new(StatusCode::UNAUTHORIZED, "unauthorized", message.into())
     }
 
     /// 403 `forbidden`: not for this caller.
@@ -111,15 +117,44 @@ impl From<ProposeError> for Refuse {
         let refuse = Refuse::no_majority(error.to_string());
         match unknown {
             true => refuse.remedy("look at `mainstay status` before you ask again"),
-            false => refuse.remedy("start the voters that `mainstay status` names as not heard"),
+            false => refuse.remedy(WITHOUT_MAJORITY),
         }
     }
 }
 
 impl IntoResponse for Refuse {
     fn into_response(self) -> Response {
-        (self.status, Json(Body { error: self.refusal })).into_response()
+        let unauthorized = self.status == StatusCode::UNAUTHORIZED;
+        let mut response = (self.status, Json(Body { error: self.refusal })).into_response();
+        if unauthorized {
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
     }
+}
+
+/// As [`unknown`], where `elsewhere` are paths that are answered over TLS alone.
+pub(super) fn unknown_in_plain(router: Router, elsewhere: Vec<&'static str>) -> Router {
+    let refuse = move |uri: Uri| {
+        // What stands in braces is any part, or with a star all that follows.
+        let matches = |known: &str| {
+            let mut asked = uri.path().split('/');
+            let same = known.split('/').all(|part| {
+                part.starts_with("{*")
+                    || asked.next().is_some_and(|word| part.starts_with('{') || part == word)
+            });
+            same && (known.contains("{*") || asked.next().is_none())
+        };
+        let refuse = match elsewhere.iter().any(|known| matches(known)) {
+            true => Refuse::forbidden(format!("{} is not answered in plain text", uri.path()))
+                .remedy("ask with https, as a client that was let in: mainstay client add NAME"),
+            false => {
+                Refuse::new(StatusCode::NOT_FOUND, "not_found", format!("there is nothing at {}", uri.path()))
+            }
+        };
+        async move { refuse }
+    };
+    router.fallback(refuse).method_not_allowed_fallback(wrong_method)
 }
 
 /// Gives the router its answers for what it does not have: 404 `not_found`, 405 `wrong_method`.
@@ -129,8 +164,10 @@ pub(super) fn unknown(router: Router) -> Router {
             let message = format!("there is nothing at {}", uri.path());
             Refuse::new(StatusCode::NOT_FOUND, "not_found", message)
         })
-        .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
-            let message = format!("{} cannot be asked with {method}", uri.path());
-            Refuse::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message)
-        })
+        .method_not_allowed_fallback(wrong_method)
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Refuse {
+    let message = format!("{} cannot be asked with {method}", uri.path());
+    Refuse::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message)
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use mainstay_consensus::{Reconcile, Status, reconcile};
 use mainstay_core::MemberId;
 use mainstay_core::record::{Command, Record};
-use tracing::{debug, info, warn};
+use mainstay_net::LeftBehindBy;
+use tracing::{debug, error, info, warn};
 
 use super::{Event, MainLoop, Watched};
 use crate::gossip::{self, NewerRoster};
@@ -28,6 +29,7 @@ impl MainLoop {
         if record.format == 0 {
             return;
         }
+        self.links.leave_behind(&record.membership.left_behind);
         let newest = roster::of_record(record, &self.machinery.configuration);
         if newest == *self.facts.roster {
             return;
@@ -39,9 +41,12 @@ impl MainLoop {
             info!("the members of the cluster are {}", words.join(", "));
         }
         let leaving: Vec<_> = before.iter().filter(|name| !after.contains(name)).cloned().collect();
+        // Those that were given up are told to stop instead.
+        let given_up = |key: &str| record.membership.left_behind.iter().any(|left| left.key == key);
         let leaving: Roster = leaving
             .into_iter()
             .filter_map(|name| Some((name.clone(), self.facts.roster.get(&name)?.clone())))
+            .filter(|(_, row)| !given_up(&row.key))
             .collect();
         self.facts.roster = Arc::new(newest);
         let ids_given = record.membership.next_raft_id;
@@ -191,6 +196,17 @@ impl MainLoop {
             self.facts.heard_of = unknown;
             self.links.follow(&self.facts.spoken_with());
         }
+    }
+
+    /// Two instances of one cluster must not both write: this one, which a member of the roster has disowned, ends.
+    pub(super) fn notice_left_behind(&mut self, told: Option<LeftBehindBy>) {
+        let Some(LeftBehindBy { member, reason }) = told else { return };
+        if self.under_way.left_behind.is_some() {
+            return;
+        }
+        error!(by = %member, "{reason}: stopping for good; the data is left where it is");
+        self.under_way.left_behind = Some(member);
+        self.begin_to_stop();
     }
 
     /// A record in which ids were given since this member got its own, but without it: it was taken out.

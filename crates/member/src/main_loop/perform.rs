@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_core::action::{Action, Job, Kill};
-use mainstay_core::record::{Applied, Command};
+use mainstay_core::record::{Applied, Command, Phase};
 use mainstay_core::view::View;
 use mainstay_core::{Epoch, Incarnation, Now};
 use tracing::{debug, warn};
@@ -141,5 +141,18 @@ impl MainLoop {
         if self.facts.record.format == 0 && self.facts.leads {
             self.propose(self.machinery.configuration.create_command());
         }
+    }
+}
+
+/// Whether something is under way that the next look should not miss.
+pub(super) fn is_busy(view: &View) -> bool {
+    let open = view.record.phase == Phase::Open;
+    let mine = view.record.primary() == Some(&view.me);
+    let streams = view.running().is_some_and(|running| running.streaming.is_some());
+    match view.running() {
+        None => false,
+        Some(_) if !open => true,
+        Some(_) if mine => !view.gate_open || view.upkeep.is_some(),
+        Some(running) => !streams && running.opened.is_none(),
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use mainstay_core::record::EndCause;
 use tracing::{debug, info};
 
-use super::MainLoop;
+use super::{Ended, MainLoop};
 use crate::clock;
 
 /// How long PostgreSQL may take to stop before it is killed.
@@ -36,6 +36,14 @@ impl MainLoop {
             }
             machinery.read_guard_again();
         });
+    }
+
+    pub(super) fn how_it_ended(&self) -> Ended {
+        match &self.under_way.left_behind {
+            Some(by) => Ended::LeftBehind { by: by.clone() },
+            None if self.under_way.removed => Ended::Removed,
+            None => Ended::Stopped,
+        }
     }
 
     pub(super) fn has_stopped(&self) -> bool {

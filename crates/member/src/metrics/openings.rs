@@ -6,8 +6,17 @@ use mainstay_core::Epoch;
 use mainstay_core::record::{EndCause, LedgerRow};
 
 /// Those that a cluster meets in its life, so that the first of a kind is seen as an increase and not as a new series.
-const USUAL: [&str; 8] =
-    ["founded", "crashed", "lease_lost", "hung", "switchover", "restarted", "directory_lost", "expired"];
+const USUAL: [&str; 9] = [
+    "founded",
+    "crashed",
+    "lease_lost",
+    "hung",
+    "switchover",
+    "restarted",
+    "directory_lost",
+    "expired",
+    "recovered",
+];
 
 /// Counts on while the process lives. The record's ledger is its beginning; that itself forgets its oldest rows, which
 /// a counter must not.

@@ -53,6 +53,10 @@ pub enum MemberError {
         "this member has been taken out of the cluster; its data is left in {data}, and can be removed with: mainstay uninstall"
     )]
     Removed { data: PathBuf },
+    #[error(
+        "the cluster goes on without this member: a majority was lost, and {by} was recovered; what {data} holds beyond it is kept there. To be a member again: mainstay uninstall, and join under a new invitation of {by}"
+    )]
+    LeftBehind { by: MemberId, data: PathBuf },
     #[error(transparent)]
     Roster(#[from] RosterError),
     #[error("a newer process of this member has taken over")]

@@ -8,6 +8,7 @@ use mainstay_postgres::layout::Layout;
 
 use super::MemberError;
 use crate::configuration::Configuration;
+use crate::promise::Promises;
 use crate::roster::{self, Roster};
 
 /// PostgreSQL reads its certificate from files of its own, which its user may read.
@@ -50,7 +51,7 @@ pub(super) fn write_pid(layout: &Layout) -> Result<(), MemberError> {
 }
 
 /// Who this member is to the others: its key must be the one that the file names.
-pub(super) fn endpoint(configuration: &Configuration, roster: &Roster) -> Result<Endpoint, MemberError> {
+pub(crate) fn endpoint(configuration: &Configuration, roster: &Roster) -> Result<Endpoint, MemberError> {
     let read = |path: &PathBuf| {
         std::fs::read_to_string(path).map_err(|source| MemberError::Read { path: path.clone(), source })
     };
@@ -80,4 +81,13 @@ pub(super) fn first_invitations(layout: &Layout) -> Result<Vec<Invitation>, Memb
     };
     let damaged = |source: serde_json::Error| MemberError::Read { path, source: source.into() };
     serde_json::from_slice(&text).map_err(damaged)
+}
+
+/// A member that the cluster has gone on without does not come back as it was, whom ever it would meet first.
+pub(super) fn refuse_if_left_behind(layout: &Layout) -> Result<(), MemberError> {
+    let promises = Promises::new(&layout.state_dir(), layout.private_access());
+    match promises.left_behind()? {
+        Some(by) => Err(MemberError::LeftBehind { by, data: layout.data().to_owned() }),
+        None => Ok(()),
+    }
 }

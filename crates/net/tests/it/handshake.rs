@@ -1,8 +1,10 @@
 //! Who is let in, and who is not.
 
-use mainstay_net::{Channel, Identity};
+use mainstay_net::{Channel, Hail, Identity};
 
-use crate::support::{Cluster, LIMIT, Listener, any_port, endpoint, member, until_connected, until_error};
+use crate::support::{
+    Cluster, LIMIT, Listener, any_port, endpoint, member, reserved_port, until_connected, until_error,
+};
 
 #[tokio::test]
 async fn members_reach_each_other_on_every_channel_and_address_family() {
@@ -148,4 +150,55 @@ fn a_key_that_does_not_belong_to_the_certificate_is_no_identity() {
     let error = Identity::from_pem(&m1.certificate_pem, &m2.key_pem).unwrap_err();
     assert!(error.to_string().contains("do not belong together"), "{error}");
     assert!(!format!("{:?}", cluster.identity("m1")).contains("KEY"));
+}
+
+/// It is heard for one word, by the key that it knows; and it lets nobody in for that.
+#[tokio::test]
+async fn a_member_that_was_left_behind_is_told_so_and_stays_out() {
+    let cluster = Cluster::new();
+    let (m1, m2) = (cluster.endpoint("m1"), cluster.endpoint("m2"));
+    let listener = Listener::start(&m1, any_port());
+    let mut told = m2.left_behind_by();
+    let link = m2.link(member("m1"), listener.address, Channel::Raft);
+    until_connected(&link, true).await;
+    m1.allowlist().leave_behind([cluster.identity("m2").fingerprint()].into());
+    assert!(link.status().connected, "whoever is in the record is no stranger");
+    m1.allowlist().replace(cluster.without("m2"));
+    let by =
+        tokio::time::timeout(LIMIT, told.wait_for(Option::is_some)).await.expect("told").unwrap().clone();
+    let by = by.expect("waited for");
+    assert_eq!((by.member.as_str(), by.reason.as_str()), ("m1", "m1 has gone on without this member"));
+    until_error(&link, "has told this member to stop").await;
+    assert_eq!(
+        m2.hail(&member("m1"), listener.address).await,
+        Hail::Answers,
+        "what tells somebody to go lives"
+    );
+    // Others are only refused.
+    let (stranger, mut told) = (cluster.endpoint("m3"), cluster.endpoint("m3").left_behind_by());
+    m1.allowlist().replace([(member("m1"), cluster.identity("m1").fingerprint())].into());
+    let link = stranger.link(member("m1"), listener.address, Channel::Raft);
+    until_error(&link, "does not accept this member's key").await;
+    assert!(told.borrow_and_update().is_none());
+}
+
+#[tokio::test]
+async fn who_is_hailed_counts_only_with_its_key() {
+    let (cluster, other) = (Cluster::new(), Cluster::new());
+    let m2 = cluster.endpoint("m2");
+    let (_socket, nobody) = reserved_port();
+    assert!(
+        matches!(m2.hail(&member("m1"), nobody).await, Hail::Silent(why) if why.contains("cannot connect"))
+    );
+    let listener = Listener::start(&cluster.endpoint("m1"), any_port());
+    assert_eq!(m2.hail(&member("m1"), listener.address).await, Hail::Answers);
+    // Another machine has the address now.
+    let imposter = Listener::start(&other.endpoint("m1"), any_port());
+    let hailed = m2.hail(&member("m1"), imposter.address).await;
+    assert!(matches!(&hailed, Hail::Silent(why) if why.contains("is not the member")), "{hailed:?}");
+    // One that does not know this member any more lives all the same.
+    let m1 = cluster.endpoint("m1");
+    m1.allowlist().replace(cluster.without("m2"));
+    let strict = Listener::start(&m1, any_port());
+    assert_eq!(m2.hail(&member("m1"), strict.address).await, Hail::Answers);
 }
