@@ -3,6 +3,7 @@
 mod client;
 mod config;
 mod demo;
+pub(crate) mod logs;
 mod members;
 pub(crate) mod operate;
 
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use demo::{DemoOptions, DemoVerb};
+use logs::{LogsOptions, SupportOptions};
 use mainstay_core::MemberId;
 use operate::{
     FailoverOptions, MaintenanceOptions, PauseOptions, RecoverOptions, ReinitOptions, ResumeOptions,
@@ -26,6 +28,7 @@ pub(crate) use config::{
 pub(crate) use members::{
     InitOptions, JoinOptions, LeaveOptions, MemberOptions, MemberVerb, UninstallOptions,
 };
+pub(crate) use operate::ThawOptions;
 
 /// Keeps a PostgreSQL-backed application up on three machines, or on two and a witness.
 #[derive(Debug, Parser)]
@@ -133,6 +136,14 @@ pub(crate) enum Verb {
     /// Let a member read its own file again: what can change at once changes, the rest is named
     #[command(after_help = "Example: mainstay reload\n         mainstay reload m2")]
     Reload(ReloadOptions),
+    /// Show what Mainstay and PostgreSQL have logged on all members, by time
+    #[command(
+        after_help = "Also while members are down: they are named on standard error.\nExample: mainstay logs --since 10m\n         mainstay logs m2 --follow"
+    )]
+    Logs(LogsOptions),
+    /// Gather what whoever helps needs to see into one file, without secrets
+    #[command(after_help = "Example: mainstay support --output bundle.tar.gz")]
+    Support(SupportOptions),
     /// Open psql on the primary
     #[command(after_help = "Example: mainstay psql -- -c 'SELECT now()'")]
     Psql(PsqlOptions),
@@ -350,19 +361,6 @@ pub(crate) struct DrillOptions {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ThawOptions {
-    /// The process that was frozen
-    #[arg(long)]
-    pub(crate) pid: i32,
-    /// When it was started, so that no other is meant
-    #[arg(long)]
-    pub(crate) started: u64,
-    /// After how many milliseconds it goes on
-    #[arg(long)]
-    pub(crate) after_ms: u64,
 }
 
 #[derive(Debug, Args)]

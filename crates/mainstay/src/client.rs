@@ -12,6 +12,7 @@ use mainstay_core::MemberId;
 use mainstay_member::Configuration;
 use mainstay_member::control::Refusal;
 use mainstay_member::explain::Explanation;
+use mainstay_member::logs::Logs;
 use mainstay_member::roster;
 use mainstay_member::status::{Status, WITHOUT_MAJORITY};
 use serde::de::DeserializeOwned;
@@ -60,6 +61,12 @@ impl Control {
         let request = Request::get(self.path(&format!("/v1/explain?last={count}"))).body(String::new())?;
         let patience = if self.on.is_empty() { EXPLAIN_PATIENCE } else { CHANGE_PATIENCE };
         self.ask(request, patience).await
+    }
+
+    /// What was logged, for the parameters of `/v1/logs`.
+    pub(crate) async fn logs(&self, parameters: &str) -> Result<Logs> {
+        let request = Request::get(self.path(&format!("/v1/logs?{parameters}"))).body(String::new())?;
+        self.ask(request, if self.on.is_empty() { EXPLAIN_PATIENCE } else { CHANGE_PATIENCE }).await
     }
 
     /// Asks for a change. A refusal of the member is the error's text.

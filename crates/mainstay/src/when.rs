@@ -27,6 +27,24 @@ pub(crate) fn now_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Microseconds since 1970 in UTC, as RFC 3339 has it; without a fraction where it is whole seconds.
+/// Howard Hinnant's `civil_from_days` (public domain).
+pub(crate) fn utc(unix_us: u64) -> String {
+    let (seconds, us) = (unix_us / 1_000_000, unix_us % 1_000_000);
+    let days = (seconds / 86_400).cast_signed() + 719_468;
+    let era = days.div_euclid(146_097);
+    let of_era = days.rem_euclid(146_097);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let day_of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let (hour, minute, second) = (seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
+    let fraction = if us == 0 { String::new() } else { format!(".{us:06}") };
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
+}
+
 fn length_ms(text: &str) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
     let unit_ms = match &text[digits..] {
@@ -121,6 +139,13 @@ fn days_before(year: u64, month: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_written_in_utc() {
+        assert_eq!(utc(0), "1970-01-01T00:00:00Z");
+        assert_eq!(utc(1_790_000_000_000_000), "2026-09-21T14:13:20Z");
+        assert_eq!(utc(951_782_400_250_000), "2000-02-29T00:00:00.250000Z");
+    }
 
     #[test]
     fn dates_are_read_with_their_zone() {

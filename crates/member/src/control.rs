@@ -10,6 +10,7 @@ mod configuration;
 mod forward;
 mod health;
 mod input;
+mod logs;
 mod members;
 pub mod operate;
 mod read;
@@ -53,6 +54,7 @@ pub(crate) use caller::Callers;
 pub use clients::{AddClient, ClientRow, RemoveClient};
 pub use configuration::{ConfigAnswer, ConfigChange, ConfigChanged, TuneAnswer, TunedParameter};
 pub(crate) use forward::Forwarded;
+pub use logs::MOST_LOG_ENTRIES;
 pub use members::{InviteAnswer, InviteRequest, LeaveRequest, OpenInvitation, RevokeRequest};
 pub use refuse::{Refusal, Refuse};
 use remote::Remote;
@@ -104,6 +106,7 @@ fn private_routes() -> Routes<Control> {
         .get("/metrics", read::own_metrics)
         .get("/v1/status", read::full_status)
         .get("/v1/explain", read::explain)
+        .get("/v1/logs", logs::logs)
         .get("/v1/invitations", members::invitations)
         .post("/v1/members/invite", members::invite)
         .post("/v1/members/revoke", members::revoke)

@@ -26,6 +26,7 @@ mod inventory;
 pub mod join;
 mod lease;
 mod log_rotation;
+pub mod logs;
 mod machinery;
 mod main_loop;
 mod metrics;

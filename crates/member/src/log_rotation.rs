@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
+use crate::logs;
 use crate::machinery::blocking;
 
 const LOOK_INTERVAL: Duration = Duration::from_secs(60);
@@ -34,10 +35,8 @@ fn rotate(log: &Path, largest_bytes: u64) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     }
-    let mut old = log.as_os_str().to_owned();
-    old.push(".1");
     // On a full disk there is no copy; what matters then is that the log shrinks.
-    let copied = fs::copy(log, &old);
+    let copied = fs::copy(log, logs::before(log));
     OpenOptions::new().write(true).open(log)?.set_len(0)?;
     copied.map(|_| ())
 }

@@ -92,3 +92,16 @@ pub(crate) struct ReinitOptions {
     #[arg(long)]
     pub(crate) json: bool,
 }
+
+#[derive(Debug, Args)]
+pub(crate) struct ThawOptions {
+    /// The process that was frozen
+    #[arg(long)]
+    pub(crate) pid: i32,
+    /// When it was started, so that no other is meant
+    #[arg(long)]
+    pub(crate) started: u64,
+    /// After how many milliseconds it goes on
+    #[arg(long)]
+    pub(crate) after_ms: u64,
+}

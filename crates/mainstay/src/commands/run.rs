@@ -33,7 +33,7 @@ pub(crate) async fn run(options: &RunOptions) -> Result<ExitCode> {
 
 async fn run_member(options: &RunOptions) -> Result<Finish> {
     let configuration = configuration::load(&options.config.config)?;
-    logging::start(options.log_level, options.log_json)?;
+    logging::start(options.log_level, options.log_json, &configuration.directory)?;
     end_on_panic();
     let file = options.config.config.clone();
     let reload = Arc::new(move || configuration::load(&file).map_err(|error| error.to_string()));

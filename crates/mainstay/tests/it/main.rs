@@ -10,12 +10,14 @@ mod demo;
 mod health;
 mod init;
 mod init_adopt;
+mod logs;
 mod machines;
 mod members;
 mod monitoring;
 mod operate;
 mod recover;
 mod reference;
+mod support;
 mod verify;
 
 use std::path::{Path, PathBuf};
@@ -48,7 +50,14 @@ impl Demo {
     pub fn place(name: &str) -> Demo {
         static PORTS: AtomicU16 = AtomicU16::new(0);
         // Below the ephemeral ports, and apart from the default demo.
-        let port_base = 21_000 + PORTS.fetch_add(100, Ordering::Relaxed);
+        // Tests of other working copies may run beside these.
+        let is_free =
+            |base: &u16| (1..=60).all(|port| std::net::TcpListener::bind(("127.0.0.1", base + port)).is_ok());
+        let mut bases = std::iter::repeat_with(|| {
+            let next = PORTS.fetch_add(1, Ordering::Relaxed) + (std::process::id() % 30) as u16;
+            21_000 + next % 30 * 100
+        });
+        let port_base = bases.find(is_free).expect("there are free ports");
         // PostgreSQL's user must be able to reach it.
         let directory = Path::new("/var/tmp").join(format!("mainstay-test-{}-{name}", std::process::id()));
         Demo { directory, port_base }

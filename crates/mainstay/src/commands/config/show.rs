@@ -12,8 +12,8 @@ use serde::Serialize;
 use super::text;
 use crate::cli::{ReadOptions, ShowOptions};
 use crate::client::Control;
-use crate::configuration;
 use crate::output::println;
+use crate::{configuration, when};
 
 /// One parameter as a member ends up with it.
 #[derive(Debug, Serialize)]
@@ -126,7 +126,7 @@ pub(super) async fn history(options: &ReadOptions) -> Result<ExitCode> {
     }
     let mut before = None;
     for change in &answer.history {
-        println!("{} {} by {}", change.serial, at(change.at_unix_ms), change.by);
+        println!("{} {} by {}", change.serial, when::utc(change.at_unix_ms * 1_000), change.by);
         let empty = Default::default();
         let first = change.serial == 1;
         match before.or(first.then_some(&empty)) {
@@ -138,22 +138,6 @@ pub(super) async fn history(options: &ReadOptions) -> Result<ExitCode> {
         before = Some(&change.set);
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// In UTC. Howard Hinnant's `civil_from_days` (public domain).
-fn at(unix_ms: u64) -> String {
-    let seconds = unix_ms / 1000;
-    let days = (seconds / 86_400) as i64 + 719_468;
-    let era = days.div_euclid(146_097);
-    let of_era = days.rem_euclid(146_097);
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let day_of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
 }
 
 pub(super) fn tuned(tuned: &TuneAnswer, json: bool) -> Result<ExitCode> {
@@ -175,14 +159,4 @@ pub(super) fn tuned(tuned: &TuneAnswer, json: bool) -> Result<ExitCode> {
     }
     println!("# to set them for {}: mainstay config tune --apply", tuned.member);
     Ok(ExitCode::SUCCESS)
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn times_are_written_in_utc() {
-        assert_eq!(super::at(0), "1970-01-01 00:00:00 UTC");
-        assert_eq!(super::at(1_790_000_000_000), "2026-09-21 14:13:20 UTC");
-        assert_eq!(super::at(951_782_400_000), "2000-02-29 00:00:00 UTC");
-    }
 }
