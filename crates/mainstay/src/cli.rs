@@ -32,7 +32,12 @@ pub(crate) use operate::ThawOptions;
 
 /// Keeps a PostgreSQL-backed application up on three machines, or on two and a witness.
 #[derive(Debug, Parser)]
-#[command(name = "mainstay", version, max_term_width = 100)]
+#[command(
+    name = "mainstay",
+    version,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 done; 1 understood, but not carried out, or a check has failed: one line on standard error, or the\nreport, says why; 2 the command line is wrong; 75 `run` alone: the member left PostgreSQL running and wants to be\nstarted again."
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) verb: Verb,

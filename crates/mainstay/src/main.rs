@@ -13,6 +13,7 @@ mod output;
 mod setup;
 mod target;
 mod tune;
+mod usage;
 mod when;
 mod writer;
 
@@ -28,8 +29,12 @@ const FAILED: u8 = 1;
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        // clap prints help to standard output with exit code 0 and errors to standard error with 2.
-        Err(error) => error.exit(),
+        // clap prints help to standard output with exit code 0.
+        Err(error) if usage::is_help(&error) => error.exit(),
+        Err(error) => {
+            eprintln!("mainstay: {}", usage::one_line(&error, std::env::args().skip(1)));
+            return ExitCode::from(usage::EXIT_CODE);
+        }
     };
     match run(cli) {
         Ok(code) => code,

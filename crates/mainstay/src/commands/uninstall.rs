@@ -33,7 +33,6 @@ pub(crate) async fn run(options: &UninstallOptions) -> Result<ExitCode> {
     let configuration = configuration::load(config)?;
     let ask = Ask::new(false);
     let me = &configuration.me;
-    service::disable()?;
     if let Ok(status) = Control::of(&configuration).status().await {
         let others = status.members.iter().any(|row| row.name != *me);
         let what =
@@ -57,6 +56,8 @@ pub(crate) async fn run(options: &UninstallOptions) -> Result<ExitCode> {
             bail!("nothing was changed");
         }
     }
+    // Not before: what is refused stops nothing.
+    service::disable()?;
     for name in OURS {
         remove(&configuration.directory.join(name))?;
     }

@@ -27,7 +27,7 @@ pub(super) async fn status(place: &Place, watch: bool, json: bool) -> Result<Exi
 }
 
 pub(super) async fn psql(place: &Place, arguments: &[String]) -> Result<ExitCode> {
-    psql_command::exec(&place.status().await?.endpoints.rw, arguments)
+    psql_command::exec(&place.status().await?.endpoints.rw, None, arguments)
 }
 
 pub(super) async fn urls(place: &Place, json: bool) -> Result<ExitCode> {
@@ -143,8 +143,11 @@ pub(super) fn freeze(place: &Place, member: &MemberPlace) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) fn thaw(_: &Place, member: &MemberPlace) -> Result<ExitCode> {
+pub(super) fn thaw(place: &Place, member: &MemberPlace) -> Result<ExitCode> {
     let pids = processes::all(member);
+    if pids.is_empty() {
+        bail!("{0} does not run; start it with: ./demo start {0}{1}", member.name, place.flag());
+    }
     processes::signal(&pids, Signal::SIGCONT)?;
     println!("{} goes on", member.name);
     Ok(ExitCode::SUCCESS)

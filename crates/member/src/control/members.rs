@@ -65,6 +65,13 @@ pub(super) async fn invite(
     {
         return Err(Refuse::no_such_member(old, &status));
     }
+    if let Some(taken) =
+        request.member.as_ref().filter(|name| status.members.iter().any(|row| row.name == **name))
+    {
+        return Err(Refuse::conflict(format!("{taken} is a member already")).remedy(format!(
+            "choose another name, or let a machine take its place: mainstay member replace {taken}"
+        )));
+    }
     let ca = join::authority(&control.configuration).map_err(Refuse::precondition)?;
     let token = JoinToken::create(ca.fingerprint()).map_err(|error| Refuse::failed(error.to_string()))?;
     let now = clock::unix_ms();

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::caller::Caller;
 use super::input::Asked;
 use super::{Control, Refuse};
+use crate::status::Role;
 
 /// How long a request may take to reach the record.
 const RECORD_PATIENCE: Duration = Duration::from_secs(2);
@@ -54,6 +55,10 @@ pub(super) async fn restart(
         if row.kind == Kind::Witness {
             return Err(Refuse::precondition(format!("{name} is a witness and runs no PostgreSQL"))
                 .remedy("name a member with data"));
+        }
+        if matches!(row.role, Role::Unknown | Role::Stopped) {
+            return Err(Refuse::conflict(format!("{name} is not heard"))
+                .remedy("start it: its PostgreSQL begins with what is configured by then"));
         }
     }
     if status.primary.is_none() {

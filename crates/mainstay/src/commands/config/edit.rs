@@ -1,5 +1,6 @@
 //! The whole set in an editor, again and again until it can be taken.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
@@ -18,11 +19,12 @@ impl Drop for Draft {
 }
 
 pub(super) async fn edit(options: &ChangeOptions) -> Result<ExitCode> {
+    let editor = editor()?;
     let (configuration, answer) = read(options).await?;
     let name = format!("mainstay-config-{}.toml", std::process::id());
     let draft = Draft(std::env::temp_dir().join(name));
     write_new(&draft.0, &text::to_toml(&answer.set, answer.serial))?;
-    run_editor(&draft.0)?;
+    run_editor(&editor, &draft.0)?;
     let edited = std::fs::read_to_string(&draft.0).context("the edited file is gone")?;
     let set = text::from_toml(&edited).map_err(|(line, message)| match line {
         Some(line) => anyhow::anyhow!("line {line} of what you wrote: {message}; nothing was changed"),
@@ -42,16 +44,25 @@ fn write_new(path: &std::path::Path, contents: &str) -> Result<()> {
     Ok(())
 }
 
-fn run_editor(path: &std::path::Path) -> Result<()> {
-    let editor =
-        ["VISUAL", "EDITOR"].into_iter().filter_map(std::env::var_os).find(|value| !value.is_empty());
-    let editor = editor.unwrap_or_else(|| "vi".into());
+/// What the environment names. Nobody can use `vi` where there is no terminal.
+fn editor() -> Result<String> {
+    let named = ["VISUAL", "EDITOR"].into_iter().filter_map(std::env::var_os).find(|value| !value.is_empty());
+    match named {
+        Some(named) => Ok(named.to_string_lossy().into_owned()),
+        None if std::io::stdin().is_terminal() => Ok("vi".to_owned()),
+        None => {
+            bail!("there is no terminal for an editor; change values with: mainstay config set NAME=VALUE")
+        }
+    }
+}
+
+fn run_editor(editor: &str, path: &std::path::Path) -> Result<()> {
     // An editor may come with options: the shell takes it apart, as git does.
-    let command = format!("{} \"$1\"", editor.to_string_lossy());
+    let command = format!("{editor} \"$1\"");
     let status = Command::new("sh").arg("-c").arg(command).arg("sh").arg(path).status();
-    let status = status.with_context(|| format!("cannot start {}", editor.to_string_lossy()))?;
+    let status = status.with_context(|| format!("cannot start {editor}"))?;
     if !status.success() {
-        bail!("the editor {} ended with {status}; nothing was changed", editor.to_string_lossy());
+        bail!("the editor {editor} ended with {status}; nothing was changed");
     }
     Ok(())
 }
