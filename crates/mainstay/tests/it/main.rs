@@ -7,6 +7,7 @@ mod bad_input;
 mod certificates;
 mod configure;
 mod demo;
+mod every_command;
 mod health;
 mod init;
 mod init_adopt;

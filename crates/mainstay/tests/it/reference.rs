@@ -137,7 +137,7 @@ fn is_accepted(name: &str, example: &str) {
 }
 
 /// The verbs and long options that `--help` lists.
-fn help(verb: &[&str]) -> (Vec<String>, Vec<String>) {
+pub(super) fn help(verb: &[&str]) -> (Vec<String>, Vec<String>) {
     let output = mainstay(&[verb, &["--help"]].concat());
     assert!(output.status.success(), "{verb:?}: {}", stderr(&output));
     let text = stdout(&output);
