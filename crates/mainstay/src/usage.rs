@@ -65,7 +65,7 @@ mod tests {
         for (typed, expected) in [
             (
                 "swichover",
-                "unrecognized subcommand 'swichover'; tip: some similar subcommands exist: 'failover', 'switchover'; see: mainstay --help",
+                "unrecognized subcommand 'swichover'; tip: some similar subcommands exist: 'failover', 'recover', 'switchover'; see: mainstay --help",
             ),
             (
                 "reinit",
