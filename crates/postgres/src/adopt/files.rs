@@ -134,7 +134,7 @@ fn text(file: &Path) -> Result<Option<String>, FileError> {
 }
 
 /// `postmaster.pid` is believed only if a server's process is at work in the directory.
-fn running(data: &Path) -> Result<Option<Running>, FileError> {
+pub(super) fn running(data: &Path) -> Result<Option<Running>, FileError> {
     let Some(server) = processes::servers(data).first().map(|server| server.pid) else { return Ok(None) };
     let text = text(&data.join("postmaster.pid"))?.unwrap_or_default();
     let lines: Vec<&str> = text.lines().map(str::trim).collect();

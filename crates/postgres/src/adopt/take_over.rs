@@ -161,7 +161,13 @@ async fn stop(order: &TakeOver<'_>) -> Result<(), AdoptError> {
     command.arg("stop").arg("-D").arg(data).args(["-m", "fast", "-w", "-s"]);
     command.args(["-t", &STOP_TIMEOUT.as_secs().to_string()]);
     let stopped = tools::run("pg_ctl", command, STOP_TIMEOUT + Duration::from_secs(10)).await;
-    stopped.map_err(|source| AdoptError::Stop { data: data.to_owned(), source })?;
+    if let Err(source) = stopped {
+        // An earlier attempt's stop has ended it before this one could.
+        let owned = data.to_owned();
+        if blocking(move || super::files::running(&owned)).await?.is_some() {
+            return Err(AdoptError::Stop { data: data.to_owned(), source });
+        }
+    }
     let control = control::read_in(order.tools, Path::new("/"), data).await?;
     if !super::is_clean(&control) {
         return Err(AdoptError::NotStopped { data: data.to_owned(), state: control.state.as_str() });

@@ -375,7 +375,7 @@ async fn an_interrupted_adoption_is_gone_on_with() {
             DirectoryState::Valid { .. } => break,
             other => panic!("{other:?}"),
         }
-        patience = patience * 5 / 4;
+        patience = patience * 11 / 10;
     }
     assert!(interrupted > 0, "the mark was seen");
     old.postmaster = None;
