@@ -35,6 +35,7 @@ const BY_CHANCE: &[(&str, &str, u64)] = &[
     ("HalfChangedStarted", "whole_directory", 200),
     ("GuardWithoutDeadline", "no_write_without_lease", 100),
     ("RemovedWhileItVotes", "members_settle", 300),
+    ("RosterNotTold", "members_settle", 600),
     ("LeftoversTolerated", "lease", 100),
 ];
 
