@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
+use mainstay_member::operation::words;
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -28,21 +29,9 @@ pub(crate) fn now_ms() -> u64 {
 }
 
 /// Microseconds since 1970 in UTC, as RFC 3339 has it; without a fraction where it is whole seconds.
-/// Howard Hinnant's `civil_from_days` (public domain).
 pub(crate) fn utc(unix_us: u64) -> String {
-    let (seconds, us) = (unix_us / 1_000_000, unix_us % 1_000_000);
-    let days = (seconds / 86_400).cast_signed() + 719_468;
-    let era = days.div_euclid(146_097);
-    let of_era = days.rem_euclid(146_097);
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let day_of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let (hour, minute, second) = (seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
-    let fraction = if us == 0 { String::new() } else { format!(".{us:06}") };
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
+    let (whole, us) = (words(unix_us / 1_000), unix_us % 1_000_000);
+    if us == 0 { whole } else { format!("{}.{us:06}Z", whole.trim_end_matches('Z')) }
 }
 
 fn length_ms(text: &str) -> Option<u64> {

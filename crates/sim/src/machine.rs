@@ -92,6 +92,11 @@ impl Machine {
         self.clock.now(real)
     }
 
+    /// Whether nothing of Mainstay or PostgreSQL is there, running or not.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.member.is_none() && self.guard.is_none() && self.server.is_none()
+    }
+
     /// Whether the process would run if it existed.
     pub(crate) fn runs(&self, process: Process) -> bool {
         self.powered && !self.suspended && !self.stopped[process.index()]

@@ -232,8 +232,7 @@ pub(super) fn switchover_target(view: &View, wanted: Option<&MemberId>) -> Optio
     let live = sync.voters.iter().filter(|voter| upkeep::is_live(view, voter));
     let held_back = |voter: &crate::sync::Voter| {
         let why = election::held_back(&view.record, &voter.member);
-        let leaves = view.record.members.get(&voter.member).is_some_and(|row| row.leaving);
-        leaves || view.record.is_set_aside(voter) || why.is_some_and(|why| why != HeldBack::Paused)
+        !upkeep::stays(view, voter) || why.is_some_and(|why| why != HeldBack::Paused)
     };
     let candidates = live.filter(|voter| match wanted {
         Some(wanted) => *wanted == voter.member,

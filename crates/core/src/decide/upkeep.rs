@@ -151,7 +151,7 @@ fn target(view: &View, memory: &Memory, tenure: &Tenure, primary: &Primary) -> (
 }
 
 /// Whether commits are to rest on the voter: its member stays in the cluster and is not set aside.
-fn stays(view: &View, voter: &Voter) -> bool {
+pub(super) fn stays(view: &View, voter: &Voter) -> bool {
     view.record.members.get(&voter.member).is_some_and(|row| !row.leaving) && !view.record.is_set_aside(voter)
 }
 

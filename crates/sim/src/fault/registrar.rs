@@ -107,8 +107,7 @@ impl World {
     /// Nothing of an earlier life is left on it, and no row of the record is its own.
     fn is_spare(&self, machine: usize) -> bool {
         let place = &self.machines[machine];
-        let idle = place.member.is_none() && place.guard.is_none() && place.server.is_none();
-        place.raft_id.is_none() && idle && !self.observer.record.members.contains_key(&place.id)
+        place.raft_id.is_none() && place.is_idle() && !self.observer.record.members.contains_key(&place.id)
     }
 
     fn invite(&mut self, registrar: &mut Registrar, machine: usize, replaces: Option<MemberId>) {
@@ -161,9 +160,8 @@ impl World {
             let place = &self.machines[machine];
             let row = self.observer.record.members.get(&place.id);
             let own = row.filter(|row| row.key == place.key).map(|row| row.raft_id);
-            let idle = place.member.is_none() && place.guard.is_none() && place.server.is_none();
             match (place.raft_id, own) {
-                (None, Some(raft_id)) if idle && place.powered => self.enroll(machine, raft_id),
+                (None, Some(raft_id)) if place.is_idle() && place.powered => self.enroll(machine, raft_id),
                 // It was let in after it had given up.
                 (None, None) if row.is_some_and(|row| !row.leaving) => {
                     let member = place.id.clone();
