@@ -310,6 +310,9 @@ pub(crate) struct VerifyOptions {
     /// List the checks
     #[arg(long)]
     pub(crate) list: bool,
+    /// End when standard input does; for the member, which runs it on a schedule
+    #[arg(long, hide = true)]
+    pub(crate) ends_with_input: bool,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

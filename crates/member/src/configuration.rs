@@ -32,6 +32,8 @@ pub struct Configuration {
     pub members: BTreeMap<MemberId, MemberRow>,
     /// Programs that are told of a change of role.
     pub hooks: Hooks,
+    /// How often the primary verifies the cluster; `None`: not by itself.
+    pub verify_every: Option<Duration>,
     /// Only a demo shows the application's password in its URLs.
     pub show_password: bool,
 }

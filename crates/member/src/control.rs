@@ -49,6 +49,7 @@ use crate::observe::Sql;
 use crate::propose::Proposer;
 use crate::reach::Reacher;
 use crate::status::{Status, WITHOUT_MAJORITY};
+use crate::verify;
 
 pub(crate) use caller::Callers;
 pub use clients::{AddClient, ClientRow, RemoveClient};
@@ -74,6 +75,7 @@ pub(crate) struct Seen {
     pub(crate) openings: Arc<Mutex<Openings>>,
     pub(crate) heartbeat: Heartbeat,
     pub(crate) reacher: Arc<Reacher>,
+    pub(crate) verified: verify::Seen,
     /// How long a lease is.
     pub(crate) lease_length: Duration,
 }
@@ -106,6 +108,7 @@ fn private_routes() -> Routes<Control> {
         .get("/metrics", read::own_metrics)
         .get("/v1/status", read::full_status)
         .get("/v1/explain", read::explain)
+        .get("/v1/verify", read::verified)
         .get("/v1/logs", logs::logs)
         .get("/v1/invitations", members::invitations)
         .post("/v1/members/invite", members::invite)

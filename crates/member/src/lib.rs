@@ -44,6 +44,7 @@ mod report;
 pub mod roster;
 mod start;
 pub mod status;
+mod verify;
 mod work;
 
 pub use adopt::{adopt, found_with};
@@ -52,3 +53,4 @@ pub use clock::now;
 pub use configuration::Configuration;
 pub use configure::{Judged, Reload, ReloadAnswer};
 pub use start::{Finish, MemberError, create, run};
+pub use verify::Verifier;

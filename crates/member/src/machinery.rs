@@ -76,6 +76,8 @@ pub(crate) struct Machinery {
     generation: AtomicU64,
     /// The newest generation that a piece of work has written; those that change parameters alone are not counted.
     work_generation: AtomicU64,
+    /// How often the primary verifies the cluster, as the member's file says.
+    pub(crate) verify_every: watch::Sender<Option<Duration>>,
     wanted: parameters::WantedParameters,
     store: RaftStore<RecordMachine>,
     /// Two lanes write PostgreSQL's files, and what is called off may still be writing: one at a time, in order.
@@ -107,6 +109,7 @@ impl Machinery {
         let wanted = parameters::WantedParameters::new(&configuration, &layout);
         // Boot time goes on over restarts of this process, so no number is given twice to one postmaster.
         let generation = AtomicU64::new(clock::now().0 / 1_000_000);
+        let verify_every = watch::Sender::new(configuration.verify_every);
         Machinery {
             configuration,
             tools,
@@ -121,6 +124,7 @@ impl Machinery {
             progress: Headway::default(),
             generation,
             work_generation: AtomicU64::new(0),
+            verify_every,
             wanted,
             store,
             files: Arc::default(),

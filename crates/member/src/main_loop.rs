@@ -109,6 +109,7 @@ pub(crate) struct MainLoop {
     pub(crate) first_invitations: Vec<Invitation>,
     pub(crate) under_way: UnderWay,
     pub(crate) hook: Hook,
+    pub(crate) verified: crate::verify::Seen,
 }
 
 /// What the loop has begun and not yet heard of, and when it last did things that it does from time to time.
@@ -329,6 +330,7 @@ impl MainLoop {
         let mut card = report::card(configuration, &self.constants, &self.facts, view, decision);
         card.warnings.extend(self.machinery.notes());
         card.progress = self.machinery.progress.of(view);
+        card.verified = self.verified.borrow().as_ref().map(|verified| verified.in_short());
         let role = card.role.unwrap_or(Role::Unknown);
         self.hook.tell(role, &view.record, card.timeline, &card.reason);
         let status = report::status(configuration, &self.facts, view, (&state, &card));

@@ -15,6 +15,7 @@ use mainstay_core::view::PEER_FRESH;
 
 use crate::inventory::Inventory;
 use crate::status::{MemberStatus, Role, Status};
+use crate::verify::Verified;
 pub(crate) use exposition::CONTENT_TYPE;
 use exposition::Exposition;
 pub(crate) use openings::Openings;
@@ -36,6 +37,8 @@ pub(crate) struct Scrape {
     /// WAL that each slot keeps, in bytes.
     pub(crate) slots: Vec<(String, u64)>,
     pub(crate) inventory: Inventory,
+    /// The newest verification of the cluster, on a primary that has made one.
+    pub(crate) verified: Option<Arc<Verified>>,
     /// How often an epoch was opened, by how the one before it had ended.
     pub(crate) openings: Vec<(String, u64)>,
 }
@@ -56,6 +59,7 @@ pub(crate) fn render(scrape: &Scrape) -> String {
     of_this_member(scrape, &mut text);
     of_its_machine(scrape, &mut text);
     of_the_cluster(scrape, &mut text);
+    of_the_verification(scrape, &mut text);
     of_synchronous_replication(scrape, &mut text);
     of_each_member(&scrape.status, &mut text);
     text.finish()
@@ -143,6 +147,17 @@ fn of_the_cluster(scrape: &Scrape, text: &mut Exposition) {
     text.gauge("mainstay_voters", "How many members vote.").one(voters().count() as u64);
     text.gauge("mainstay_voters_heard", "How many of them this member hears, itself among them.")
         .one(voters().filter(heard).count() as u64);
+}
+
+/// Only the primary has it, and one that is no longer has none: an old finding would be alerted on for ever.
+fn of_the_verification(scrape: &Scrape, text: &mut Exposition) {
+    let Some(verified) = &scrape.verified else { return };
+    text.gauge("mainstay_verify_ok", "Whether no check failed when the primary last verified the cluster.")
+        .one(verified.ok);
+    text.gauge("mainstay_verify_failed_checks", "How many checks failed then.")
+        .one(verified.failed.len() as u64);
+    text.gauge("mainstay_verify_last_run_timestamp_seconds", "When that began, in Unix time.")
+        .seconds(Duration::from_millis(verified.at_unix_ms));
 }
 
 fn of_synchronous_replication(scrape: &Scrape, text: &mut Exposition) {

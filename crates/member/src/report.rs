@@ -70,6 +70,7 @@ pub(crate) fn card(
         reason: reason(view, decision),
         warnings,
         progress: None,
+        verified: None,
         lease_remaining_ms: view
             .lease
             .filter(|_| view.holds_lease())
@@ -199,6 +200,7 @@ pub(crate) fn status(
         store_leader: facts.leader.and_then(|leader| {
             record.members.iter().find(|(_, row)| row.raft_id == leader).map(|(name, _)| name.clone())
         }),
+        verified: primary_card.and_then(|card| card.verified.clone()),
         reason: no_majority(facts, view).unwrap_or_else(|| own_card.reason.clone()),
         warnings,
         operation,

@@ -38,7 +38,8 @@ use crate::record_machine::RecordMachine;
 use crate::report::Constants;
 use crate::roster::{self, Roster};
 use crate::status::Status;
-use crate::{certificates, databases, health, inventory, log_rotation, notify, observe};
+use crate::verify::Verifier;
+use crate::{certificates, databases, health, inventory, log_rotation, notify, observe, verify};
 pub use error::MemberError;
 pub(crate) use files::{endpoint, install_certificates};
 use files::{first_invitations, refuse_if_left_behind, write_passfile, write_pid};
@@ -102,8 +103,12 @@ pub enum Finish {
 
 /// Runs the member until it is told to stop.
 ///
-/// `reload` reads its file again, when it is told to.
-pub async fn run(configuration: Configuration, reload: Reload) -> Result<Finish, MemberError> {
+/// `reload` reads its file again, when it is told to; `verifier` is what it verifies the cluster with.
+pub async fn run(
+    configuration: Configuration,
+    reload: Reload,
+    verifier: Verifier,
+) -> Result<Finish, MemberError> {
     let (tools, layout) = tools_and_layout(&configuration).await?;
     refuse_if_left_behind(&layout)?;
     let roster = roster::load(&configuration)?;
@@ -140,6 +145,7 @@ pub async fn run(configuration: Configuration, reload: Reload) -> Result<Finish,
         store,
         lease,
         guard_directory: places.guard,
+        verifier,
     };
     member.run(server, outgoing, reload).await
 }
@@ -155,6 +161,7 @@ struct Member {
     store: RaftStore<RecordMachine>,
     lease: LeaseThread,
     guard_directory: PathBuf,
+    verifier: Verifier,
 }
 
 impl Member {
@@ -200,6 +207,7 @@ impl Member {
         let watched = self.watched(guard_seen, sql_seen, signs_seen, &configure);
         self.look_after_applications(&machinery, &status_seen);
         let seen = self.seen(status_seen.clone(), &machinery, &watched, &heartbeat);
+        let verified = seen.verified.clone();
         let control = self.control(seen, &explanations, &machinery, configure, (links.clone(), forwarded));
         self.answer(control, &events).await?;
         let main_loop = MainLoop {
@@ -224,6 +232,7 @@ impl Member {
             first_invitations: first_invitations(&self.layout)?,
             under_way: UnderWay::default(),
             hook: Hook::start(&self.configuration, self.layout.run_as().cloned()),
+            verified,
         };
         self.say_ready(status_seen);
         self.end(main_loop.run(watched, queue).await, &machinery, &guard).await
@@ -295,6 +304,8 @@ impl Member {
         watched: &Watched,
         heartbeat: &Heartbeat,
     ) -> Seen {
+        let every = machinery.verify_every.subscribe();
+        let verified = verify::start(self.verifier.clone(), every, status.clone());
         Seen {
             status,
             lease: watched.lease.clone(),
@@ -305,6 +316,7 @@ impl Member {
             openings: Arc::default(),
             heartbeat: heartbeat.clone(),
             reacher: Arc::default(),
+            verified,
             lease_length: self.configuration.lease,
         }
     }

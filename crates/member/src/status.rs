@@ -52,6 +52,9 @@ pub struct Status {
     pub ended_restart: Option<EndedRestart>,
     /// The member that leads the store, if this one knows.
     pub store_leader: Option<MemberId>,
+    /// What the primary found when it last verified the cluster on its schedule; `null` if it has not.
+    #[serde(default)]
+    pub verified: Option<VerifyStatus>,
     /// Why things are as they are, in a sentence.
     pub reason: String,
     /// What needs a person, if anything.
@@ -216,6 +219,18 @@ pub struct LeaseStatus {
     pub remaining_ms: Option<u64>,
 }
 
+/// The newest run of `verify` on the primary's schedule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyStatus {
+    /// When it began, by the primary's clock, in milliseconds since 1970.
+    pub at_unix_ms: u64,
+    pub ok: bool,
+    /// How many checks have failed.
+    pub failures: u64,
+    /// Their names, each with the member that it is about; not all of very many.
+    pub failed: Vec<String>,
+}
+
 /// A parameter that PostgreSQL does not run with yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PendingParameter {
@@ -280,6 +295,9 @@ pub(crate) struct Card {
     pub(crate) write_waits_ms: Option<u64>,
     #[serde(default)]
     pub(crate) progress: Option<ProgressStatus>,
+    /// Primary: what it found when it last verified the cluster.
+    #[serde(default)]
+    pub(crate) verified: Option<VerifyStatus>,
     #[serde(default)]
     pub(crate) pending_restart: Vec<PendingParameter>,
     #[serde(default)]

@@ -1,11 +1,13 @@
 //! `run`: one member in the foreground.
 
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use mainstay_member::{Finish, notify};
+use mainstay_member::{Finish, Verifier, notify};
 
 use crate::cli::RunOptions;
 use crate::{configuration, logging};
@@ -37,7 +39,16 @@ async fn run_member(options: &RunOptions) -> Result<Finish> {
     end_on_panic();
     let file = options.config.config.clone();
     let reload = Arc::new(move || configuration::load(&file).map_err(|error| error.to_string()));
-    Ok(mainstay_member::run(configuration, reload).await?)
+    let verifier = verifier(&options.config.config)?;
+    Ok(mainstay_member::run(configuration, reload, verifier).await?)
+}
+
+/// This program, asked to verify. Its path is looked up now: once an upgrade has replaced the file, the new one is run.
+fn verifier(config: &Path) -> Result<Verifier> {
+    let config = std::path::absolute(config)?;
+    let words = ["verify", "--json", "--ends-with-input", "--config"].map(OsString::from);
+    let arguments = words.into_iter().chain([config.into_os_string()]).collect();
+    Ok(Verifier { program: std::env::current_exe()?, arguments })
 }
 
 /// A member of which one thread is gone would go on with the others, and take over no more. Its guard keeps the deadline, and

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
-use mainstay_member::status::{MemberStatus, Role, Status};
+use mainstay_member::status::{MemberStatus, Role, Status, VerifyStatus};
 
 use crate::cli::StatusOptions;
 use crate::output::println;
@@ -51,10 +51,28 @@ pub(crate) fn render(status: &Status) -> String {
         }
     }
     let _ = writeln!(text, "{}", outlook(status));
+    if let Some(verified) = &status.verified {
+        let _ = writeln!(text, "{}", verified_words(verified, status.now_unix_ms));
+    }
     for warning in &status.warnings {
         let _ = writeln!(text, "! {warning}");
     }
     text
+}
+
+/// What the primary's schedule has found.
+fn verified_words(verified: &VerifyStatus, now_unix_ms: u64) -> String {
+    let minutes = now_unix_ms.saturating_sub(verified.at_unix_ms) / 60_000;
+    let ago = match minutes {
+        0 => "less than a minute ago".to_owned(),
+        1..120 => format!("{minutes} min ago"),
+        _ => format!("{} h ago", minutes / 60),
+    };
+    if verified.ok {
+        return format!("Verified {ago}: no check failed.");
+    }
+    let failed = verified.failed.join(", ");
+    format!("Verified {ago}: {} failed ({failed}); see: mainstay verify", verified.failures)
 }
 
 fn table(status: &Status) -> String {

@@ -84,8 +84,20 @@ pub(crate) async fn run(options: &VerifyOptions) -> Result<ExitCode> {
         return Ok(list(options.json));
     }
     let configuration = configuration::load(&options.config.config)?;
+    if options.ends_with_input {
+        end_with_input();
+    }
     let report = examine(configuration, &options.only).await?;
     show(&report, options.json)
+}
+
+/// Whoever asked holds the other end. That is closed when it dies, however it does; then nobody wants the report any more.
+fn end_with_input() {
+    std::thread::spawn(|| {
+        // Nothing is ever written; what cannot be read has ended too.
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        std::process::exit(i32::from(crate::FAILED));
+    });
 }
 
 /// Prints the report; a failure makes the exit code 1.

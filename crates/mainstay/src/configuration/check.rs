@@ -68,6 +68,7 @@ pub(super) fn check(file: raw::File, base: &Path) -> Checked<Configuration> {
         lease: lease(file.lease.as_ref())?,
         on_crash: on_crash(file.on_crash.as_ref())?,
         hooks: hooks::check(&file.hooks)?,
+        verify_every: verify_every(file.verify.every.as_ref())?,
         show_password: file.demo,
         me,
         directory,
@@ -108,6 +109,17 @@ fn lease(value: Option<&Spanned<String>>) -> Checked<Duration> {
     }
     let why = "shorter ones run out while a busy machine is merely slow, longer ones leave the site down for as long";
     Err(at(value, format!("lease {:?} is not between \"1s\" and \"1h\": {why}", value.get_ref())))
+}
+
+/// How often the primary verifies the cluster.
+fn verify_every(value: Option<&Spanned<String>>) -> Checked<Option<Duration>> {
+    let Some(value) = value else { return Ok(None) };
+    let every = duration(value)?;
+    if (Duration::from_secs(60)..=Duration::from_secs(31 * 24 * 3600)).contains(&every) {
+        return Ok(Some(every));
+    }
+    let why = "one run takes up to 30 s and writes a row; leave the key out to run none";
+    Err(at(value, format!("verify.every {:?} is not between \"1m\" and \"744h\": {why}", value.get_ref())))
 }
 
 /// A length of time with its unit: `"500ms"`, `"3s"`, `"2m"`, `"1h"`.

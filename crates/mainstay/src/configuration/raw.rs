@@ -27,6 +27,8 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) hooks: Hooks,
     #[serde(default)]
+    pub(super) verify: Verify,
+    #[serde(default)]
     pub(super) demo: bool,
     #[serde(default, rename = "members")]
     pub(super) members: BTreeMap<String, Spanned<MemberTable>>,
@@ -69,6 +71,12 @@ pub(super) struct Bootstrap {
 pub(super) struct Hooks {
     pub(super) on_role_change: Option<Spanned<Vec<String>>>,
     pub(super) timeout: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Verify {
+    pub(super) every: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]

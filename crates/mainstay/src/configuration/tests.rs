@@ -65,6 +65,10 @@ fn a_good_file_is_understood() {
     assert_eq!(configuration.postgresql.parameters["max_connections"], "50");
     assert_eq!(configuration.postgresql.replication_password, "secret-of-the-test");
     assert!(configuration.tls.key.ends_with("tls/member.key"));
+    assert_eq!(configuration.verify_every, None, "only when it is asked for");
+    let scheduled = good().replace("[postgresql]", "[verify]\nevery = \"1h\"\n[postgresql]");
+    let scheduled = directory.parse(&scheduled).expect("it is good");
+    assert_eq!(scheduled.verify_every, Some(std::time::Duration::from_secs(3600)));
 }
 
 /// Each row: what is replaced in the good file, by what, and what the one-line error must say.
@@ -114,6 +118,11 @@ const BAD: &[(&str, &str, &str)] = &[
         "[postgresql]",
         "[bootstrap]\ndatabase = \"app\"\n[postgresql]",
         "bootstrap.database needs bootstrap.role",
+    ),
+    (
+        "[postgresql]",
+        "[verify]\nevery = \"10s\"\n[postgresql]",
+        "mainstay.toml:5: verify.every \"10s\" is not between \"1m\" and \"744h\": one run takes",
     ),
 ];
 

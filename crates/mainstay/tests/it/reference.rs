@@ -91,6 +91,7 @@ fn every_configuration_key_is_explained() {
         ("bootstrap", "## `[bootstrap]`"),
         ("database", "## `[[database]]`"),
         ("hooks", "## `[hooks]`"),
+        ("verify", "## `[verify]`"),
         ("members.m1", "## `[members.NAME]`"),
     ];
     for (table, heading) in sections {
@@ -189,6 +190,7 @@ fn every_field_of_the_status_is_explained() {
     let sections = [
         ("Status", "## The cluster"),
         ("LeaseStatus", "## `lease`"),
+        ("VerifyStatus", "## `verified`"),
         ("RestartStatus", "## `restart`"),
         ("MemberStatus", "## `members[]`"),
         ("PendingParameter", "## `members[].pending_restart[]`"),

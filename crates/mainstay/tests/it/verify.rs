@@ -5,6 +5,7 @@ use std::process::Output;
 
 use serde_json::Value;
 
+use super::health::exchange;
 use super::{Demo, mainstay, stderr, stdout, wait_until};
 
 /// The lines of a report that have this outcome.
@@ -197,6 +198,77 @@ fn without_a_majority(demo: &Demo) {
     assert_eq!(code, Some(1));
     assert!(report["milliseconds"].as_u64().is_some_and(|ms| ms < 30_000), "{report:#}");
     assert!(lines(&report, "fail").iter().any(|line| line["check"] == "write" || line["check"] == "lease"));
+}
+
+/// What the control socket of m1 answers.
+fn asked(demo: &Demo, path: &str) -> Value {
+    let socket = std::os::unix::net::UnixStream::connect(demo.directory.join("m1/control.sock"));
+    let (code, body) = exchange(socket.expect("connected"), &format!("GET {path}"), "");
+    assert_eq!(code, 200, "{body}");
+    serde_json::from_str(&body).expect("JSON")
+}
+
+/// A minute is the shortest schedule, so this is waited for in minutes.
+fn wait_for_a_run(demo: &Demo, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+    let begun = std::time::Instant::now();
+    loop {
+        let status = demo.status();
+        if holds(&status["verified"]) {
+            return status["verified"].clone();
+        }
+        assert!(begun.elapsed().as_secs() < 240, "{what} has not happened within 240 s: {status:#}");
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+}
+
+#[test]
+fn the_primary_verifies_on_a_schedule_and_says_what_fails_and_when_all_is_well_again() {
+    let demo = Demo::started("verify-every", 1);
+    let file = demo.configuration("m1");
+    let reload = |text: &str| {
+        std::fs::write(&file, text).expect("written");
+        let output = mainstay(&["reload", "--config", &file.display().to_string()]);
+        assert!(stdout(&output).contains("verify.every"), "{}{}", stdout(&output), stderr(&output));
+    };
+    let metrics = || {
+        let stream = std::net::TcpStream::connect(("127.0.0.1", demo.port_base + 41)).expect("connected");
+        exchange(stream, "GET /metrics", "").1
+    };
+    let log = |part: &str| {
+        let log = std::fs::read_to_string(demo.directory.join("m1/log/member.log")).expect("a log");
+        log.lines().filter(|line| line.contains(part)).count()
+    };
+    // Whoever asks for a report and is gone gets none: its standard input has ended.
+    let config = file.display().to_string();
+    let unasked = mainstay(&["verify", "--json", "--ends-with-input", "--config", &config]);
+    assert_eq!((unasked.status.code(), stdout(&unasked).as_str()), (Some(1), ""), "{}", stderr(&unasked));
+    assert_eq!(asked(&demo, "/v1/verify"), serde_json::json!({ "every_ms": null, "last": null }));
+
+    let key = demo.directory.join("m1/tls/member.key");
+    let set = |mode| {
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).expect("the mode is set");
+    };
+    set(0o644);
+    let text = std::fs::read_to_string(&file).expect("the configuration");
+    reload(&format!("{text}\n[verify]\nevery = \"1m\"\n"));
+    let failed = wait_for_a_run(&demo, "a run", Value::is_object);
+    assert_eq!((&failed["ok"], &failed["failed"]), (&Value::Bool(false), &serde_json::json!(["files m1"])));
+    let shown = stdout(&mainstay(&["status", "--config", &config]));
+    assert!(shown.contains("1 failed (files m1); see: mainstay verify"), "{shown}");
+    let answer = asked(&demo, "/v1/verify");
+    assert_eq!((&answer["every_ms"], &answer["last"]["ok"]), (&Value::from(60_000), &Value::Bool(false)));
+    assert!(lines(&answer["last"]["report"], "ok").len() > 5, "{answer:#}");
+    assert_eq!(answer["last"]["failed"][0]["remedy"], format!("run: chmod go-rwx {}", key.display()));
+    assert!(metrics().contains("\nmainstay_verify_ok 0\n"), "{}", metrics());
+    assert!(metrics().contains("\nmainstay_verify_failed_checks 1\n"), "{}", metrics());
+
+    set(0o600);
+    wait_for_a_run(&demo, "a run without a failure", |verified| verified["ok"] == true);
+    assert!(metrics().contains("\nmainstay_verify_ok 1\n"), "{}", metrics());
+    assert_eq!((log("verify: files m1 fails: "), log("verify: every check is well again")), (1, 1));
+    reload(&text);
+    wait_until("nothing is shown any more", || demo.status()["verified"].is_null());
+    assert!(!metrics().contains("mainstay_verify"), "{}", metrics());
 }
 
 /// What a drill starts beside a frozen process, for when the drill itself is killed.

@@ -64,6 +64,10 @@ pub(super) async fn reload(configure: &Configure, read: &Reload) -> Result<Reloa
     if before.hba != after.hba {
         answer.changed.push("postgresql.hba".to_owned());
     }
+    if *machinery.verify_every.borrow() != new.verify_every {
+        answer.changed.push("verify.every".to_owned());
+        machinery.verify_every.send_replace(new.verify_every);
+    }
     machinery.set_file_part(after);
     Ok(answer)
 }

@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use mainstay_core::record::Kind;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::input::Parameters;
 use super::{Control, Seen, health};
@@ -16,6 +16,7 @@ use crate::explain::Explanation;
 use crate::metrics::{CONTENT_TYPE, Scrape};
 use crate::reach::Reach;
 use crate::status::Status;
+use crate::verify::Verified;
 
 pub(super) async fn metrics(State(seen): State<Seen>) -> Response {
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], crate::metrics::render(&scrape(&seen))).into_response()
@@ -40,6 +41,7 @@ fn scrape(seen: &Seen) -> Scrape {
         postgresql_is_up: own.filter(|row| row.kind == Kind::Data).map(|_| answers && sql.ready),
         slots: sql.slots,
         inventory: seen.inventory.borrow().clone(),
+        verified: seen.verified.borrow().clone(),
         openings,
         status,
         record,
@@ -69,6 +71,21 @@ pub(super) async fn full_status(State(control): State<Control>) -> Json<Status> 
     let mut status = Status::clone(&control.seen.status.borrow());
     status.now_unix_ms = crate::clock::unix_ms();
     Json(status)
+}
+
+/// What the schedule has found here.
+#[derive(Serialize)]
+pub(super) struct VerifyAnswer {
+    /// How often this member verifies the cluster while it is the primary; `null`: never.
+    every_ms: Option<u64>,
+    /// The newest run, on the primary.
+    last: Option<Verified>,
+}
+
+pub(super) async fn verified(State(control): State<Control>) -> Json<VerifyAnswer> {
+    let every = *control.machinery.verify_every.borrow();
+    let every_ms = every.map(|every| u64::try_from(every.as_millis()).unwrap_or(u64::MAX));
+    Json(VerifyAnswer { every_ms, last: control.seen.verified.borrow().as_deref().cloned() })
 }
 
 #[derive(Deserialize)]

@@ -64,6 +64,7 @@ fn scrape() -> Scrape {
             room: Some(Room { free: 1 << 33, size: 1 << 35 }),
             certificates: vec![("server", 1_900_000_000)],
         },
+        verified: Some(Arc::new(Verified { at_unix_ms: 1_790_000_000_500, ok: true, ..Verified::default() })),
         openings: Openings::default().count(&[]),
     }
 }
@@ -150,6 +151,9 @@ fn every_line_is_in_prometheus_format() {
         ("mainstay_sync_standbys", 1.0),
         ("mainstay_sync_standbys_wanted", 2.0),
         ("mainstay_sync_acknowledgements_wanted", 1.0),
+        ("mainstay_verify_ok", 1.0),
+        ("mainstay_verify_failed_checks", 0.0),
+        ("mainstay_verify_last_run_timestamp_seconds", 1_790_000_000.5),
         ("mainstay_openings_total{cause=\"switchover\"}", 0.0),
         ("mainstay_certificate_expiry_timestamp_seconds{certificate=\"server\"}", 1.9e9),
         ("mainstay_member_info{cluster=\"a \\\"quoted\\\\ name\",member=\"m1\"}", 1.0),
@@ -166,12 +170,19 @@ fn what_is_not_known_is_left_out() {
     (scrape.lease_remaining, scrape.postgresql_is_up) = (None, None);
     scrape.inventory = Inventory::default();
     scrape.slots.clear();
+    scrape.verified = None;
     scrape.record = Arc::default();
     let text = render(&scrape);
     check(&text);
-    for name in
-        ["lease_remaining", "postgresql_up", "data_free", "certificate", "sync_standbys ", "last_opening"]
-    {
+    for name in [
+        "lease_remaining",
+        "postgresql_up",
+        "data_free",
+        "certificate",
+        "sync_standbys ",
+        "last_opening",
+        "verify",
+    ] {
         assert!(!text.contains(&format!("mainstay_{name}")), "{name}");
     }
 }

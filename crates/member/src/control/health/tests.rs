@@ -210,6 +210,7 @@ async fn serve(status: Status, lease: Option<Lease>) -> Server {
         openings,
         heartbeat: beats,
         reacher: Arc::default(),
+        verified: watch::channel(None).1,
         lease_length: LEASE,
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
