@@ -6,6 +6,7 @@ mod demo;
 pub(crate) mod logs;
 mod members;
 pub(crate) mod operate;
+mod shared;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,21 +15,19 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use demo::{DemoOptions, DemoVerb};
 use logs::{LogsOptions, SupportOptions};
 use mainstay_core::MemberId;
-use operate::{
-    FailoverOptions, MaintenanceOptions, PauseOptions, RecoverOptions, ReinitOptions, ResumeOptions,
-};
+use operate::{FailoverOptions, MaintenanceOptions, PauseOptions, RecoverOptions, ReinitOptions};
 
 use crate::commands::verify::known_check;
 use crate::configuration::length_of_time;
 pub(crate) use client::{ClientOptions, ClientVerb};
 pub(crate) use config::{
-    ChangeOptions, CheckOptions, ConfigVerb, Place, ReadOptions, ReloadOptions, RestartOptions, RoleName,
-    ShowOptions,
+    ChangeOptions, CheckOptions, ConfigVerb, Place, ReloadOptions, RestartOptions, RoleName, ShowOptions,
 };
 pub(crate) use members::{
     InitOptions, JoinOptions, LeaveOptions, MemberOptions, MemberVerb, UninstallOptions,
 };
 pub(crate) use operate::ThawOptions;
+pub(crate) use shared::{ConfigOptions, SharedByVerbs, SharedOptions};
 
 /// Keeps a PostgreSQL-backed application up on three machines, or on two and a witness.
 #[derive(Debug, Parser)]
@@ -123,7 +122,7 @@ pub(crate) enum Verb {
     Pause(PauseOptions),
     /// End a pause
     #[command(after_help = "Example: mainstay resume")]
-    Resume(ResumeOptions),
+    Resume(SharedOptions),
     /// Leave one member to somebody's hands: not promoted, not counted, drained
     #[command(
         after_help = "Example: mainstay maintenance m2 --until 2h\n         mainstay maintenance m2 --off"
@@ -191,13 +190,6 @@ pub(crate) struct ManOptions {
     pub(crate) dir: PathBuf,
 }
 
-#[derive(Clone, Debug, Args)]
-pub(crate) struct ConfigOptions {
-    /// The configuration file of a member on this machine
-    #[arg(long, env = "MAINSTAY_CONFIG", default_value = "/etc/mainstay/mainstay.toml", value_name = "FILE")]
-    pub(crate) config: PathBuf,
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct CreateOptions {
     #[command(flatten)]
@@ -228,10 +220,7 @@ pub(crate) struct RunOptions {
 #[derive(Debug, Args)]
 pub(crate) struct StatusOptions {
     #[command(flatten)]
-    pub(crate) config: ConfigOptions,
-    /// Print the documented JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    pub(crate) shared: SharedOptions,
     /// Go on showing, every second
     #[arg(long)]
     pub(crate) watch: bool,
@@ -265,7 +254,7 @@ pub(crate) struct DecideOptions {
 #[derive(Debug, Args)]
 pub(crate) struct SwitchoverOptions {
     #[command(flatten)]
-    pub(crate) config: ConfigOptions,
+    pub(crate) shared: SharedOptions,
     /// The member to become the primary; without it the best standby
     #[arg(long, value_name = "MEMBER")]
     pub(crate) to: Option<MemberId>,
@@ -275,21 +264,15 @@ pub(crate) struct SwitchoverOptions {
     /// Take the scheduled switchover back
     #[arg(long, conflicts_with_all = ["at", "to"])]
     pub(crate) cancel: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct CertificatesOptions {
     #[command(flatten)]
-    pub(crate) config: ConfigOptions,
+    pub(crate) shared: SharedOptions,
     /// Whose, by default this machine's member's
     #[arg(long, value_name = "MEMBER")]
     pub(crate) member: Option<MemberId>,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -303,7 +286,7 @@ pub(crate) enum CertificatesVerb {
 #[derive(Debug, Args)]
 pub(crate) struct VerifyOptions {
     #[command(flatten)]
-    pub(crate) config: ConfigOptions,
+    pub(crate) shared: SharedOptions,
     /// Run these checks only
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = known_check)]
     pub(crate) only: Vec<String>,
@@ -313,9 +296,6 @@ pub(crate) struct VerifyOptions {
     /// End when standard input does; for the member, which runs it on a schedule
     #[arg(long, hide = true)]
     pub(crate) ends_with_input: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 /// What a drill does.
@@ -353,7 +333,7 @@ pub(crate) struct DrillOptions {
     /// What to do
     pub(crate) fault: DrillFault,
     #[command(flatten)]
-    pub(crate) config: ConfigOptions,
+    pub(crate) shared: SharedOptions,
     /// Whom to hit, by default the primary; with `switchover`: who takes over
     #[arg(long, value_name = "MEMBER")]
     pub(crate) member: Option<MemberId>,
@@ -366,9 +346,6 @@ pub(crate) struct DrillOptions {
     /// Do not ask
     #[arg(long)]
     pub(crate) yes: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -4,22 +4,14 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::SharedByVerbs;
+
 #[derive(Debug, Args)]
 pub(crate) struct ClientOptions {
-    /// The configuration file of a member on this machine
-    #[arg(
-        long,
-        env = "MAINSTAY_CONFIG",
-        default_value = "/etc/mainstay/mainstay.toml",
-        value_name = "FILE",
-        global = true
-    )]
-    pub(crate) config: PathBuf,
+    #[command(flatten)]
+    pub(crate) shared: SharedByVerbs,
     #[command(subcommand)]
     pub(crate) verb: ClientVerb,
-    /// Print JSON
-    #[arg(long, global = true)]
-    pub(crate) json: bool,
 }
 
 #[derive(Debug, Subcommand)]

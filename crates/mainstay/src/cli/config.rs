@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use mainstay_core::MemberId;
 
-use super::ConfigOptions;
+use super::{ConfigOptions, SharedOptions};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigVerb {
@@ -25,7 +25,7 @@ pub(crate) enum ConfigVerb {
     Unset(UnsetOptions),
     /// Show the last changes
     #[command(after_help = "Example: mainstay config history")]
-    History(ReadOptions),
+    History(SharedOptions),
     /// Go back to what an earlier change has made; 0 is nothing at all
     #[command(after_help = "Example: mainstay config rollback 3")]
     Rollback(RollbackOptions),
@@ -40,37 +40,22 @@ pub(crate) enum ConfigVerb {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct ReadOptions {
-    #[command(flatten)]
-    pub(crate) config: ConfigOptions,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct ReloadOptions {
     #[command(flatten)]
-    pub(crate) config: ConfigOptions,
+    pub(crate) shared: SharedOptions,
     /// Whose file, by default this machine's
     pub(crate) member: Option<MemberId>,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ShowOptions {
     #[command(flatten)]
-    pub(crate) config: ConfigOptions,
+    pub(crate) shared: SharedOptions,
     /// The member whose values are shown, with --effective; without it the one of this machine
     pub(crate) member: Option<MemberId>,
     /// Show what the member ends up with, and where each value comes from
     #[arg(long)]
     pub(crate) effective: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -160,7 +145,7 @@ pub(crate) struct TuneOptions {
 #[derive(Debug, Args)]
 pub(crate) struct RestartOptions {
     #[command(flatten)]
-    pub(crate) config: ConfigOptions,
+    pub(crate) shared: SharedOptions,
     /// The members whose PostgreSQL is restarted, one after the other
     #[arg(value_name = "MEMBER")]
     pub(crate) members: Vec<MemberId>,
@@ -176,9 +161,6 @@ pub(crate) struct RestartOptions {
     /// Give up the restart that is under way; a member that is being restarted still is
     #[arg(long, conflicts_with_all = ["members", "pending", "in_place"])]
     pub(crate) cancel: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 fn assignment(text: &str) -> Result<(String, String), String> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use mainstay_core::MemberId;
 
-use super::ConfigOptions;
+use super::{ConfigOptions, SharedOptions};
 use crate::commands::logs::MOST_ENTRIES;
 use crate::configuration::length_of_time;
 
@@ -34,13 +34,10 @@ pub(crate) struct LogsOptions {
 #[derive(Debug, Args)]
 pub(crate) struct SupportOptions {
     #[command(flatten)]
-    pub(crate) config: ConfigOptions,
+    pub(crate) shared: SharedOptions,
     /// The file; without it one in the current directory, named by cluster, member and time
     #[arg(long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 fn entries(text: &str) -> Result<usize, String> {

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use mainstay_core::MemberId;
 
-use super::ConfigOptions;
+use super::{SharedByVerbs, SharedOptions};
 
 #[derive(Debug, Args)]
 pub(crate) struct InitOptions {
     #[command(flatten)]
-    pub(crate) config: ConfigOptions,
+    pub(crate) shared: SharedOptions,
     /// The name of the cluster
     #[arg(long, value_name = "NAME")]
     pub(crate) cluster: Option<String>,
@@ -63,9 +63,6 @@ pub(crate) struct InitOptions {
     /// Ask nothing; agree that a server that is adopted is stopped, and that Debian starts it no more
     #[arg(long)]
     pub(crate) yes: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -74,7 +71,7 @@ pub(crate) struct JoinOptions {
     #[arg(value_name = "TOKEN@HOST")]
     pub(crate) invitation: String,
     #[command(flatten)]
-    pub(crate) config: ConfigOptions,
+    pub(crate) shared: SharedOptions,
     /// Vote only: no PostgreSQL, fits on an application machine
     #[arg(long)]
     pub(crate) witness: bool,
@@ -114,27 +111,14 @@ pub(crate) struct JoinOptions {
     /// Do not wait for the copy
     #[arg(long)]
     pub(crate) no_wait: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct MemberOptions {
-    /// The configuration file of a member on this machine
-    #[arg(
-        long,
-        env = "MAINSTAY_CONFIG",
-        default_value = "/etc/mainstay/mainstay.toml",
-        value_name = "FILE",
-        global = true
-    )]
-    pub(crate) config: PathBuf,
+    #[command(flatten)]
+    pub(crate) shared: SharedByVerbs,
     #[command(subcommand)]
     pub(crate) verb: MemberVerb,
-    /// Print JSON
-    #[arg(long, global = true)]
-    pub(crate) json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -181,19 +165,16 @@ pub(crate) enum MemberVerb {
 #[derive(Debug, Args)]
 pub(crate) struct LeaveOptions {
     #[command(flatten)]
-    pub(crate) config: ConfigOptions,
+    pub(crate) shared: SharedOptions,
     /// Do not ask
     #[arg(long)]
     pub(crate) yes: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct UninstallOptions {
     #[command(flatten)]
-    pub(crate) config: ConfigOptions,
+    pub(crate) shared: SharedOptions,
     /// Remove the data, too; asked for a second time
     #[arg(long)]
     pub(crate) remove_data: bool,
@@ -203,7 +184,4 @@ pub(crate) struct UninstallOptions {
     /// Do not ask the second time: the data is removed for good
     #[arg(long, requires = "remove_data")]
     pub(crate) yes_remove_data: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }

@@ -3,12 +3,12 @@
 use clap::Args;
 use mainstay_core::MemberId;
 
-use super::ConfigOptions;
+use super::{ConfigOptions, SharedOptions};
 
 #[derive(Debug, Args)]
 pub(crate) struct FailoverOptions {
     #[command(flatten)]
-    pub(crate) config: ConfigOptions,
+    pub(crate) shared: SharedOptions,
     /// The member to become the primary; without it the best one
     #[arg(long, value_name = "MEMBER")]
     pub(crate) to: Option<MemberId>,
@@ -18,9 +18,6 @@ pub(crate) struct FailoverOptions {
     /// Answers the question beforehand: the name of the cluster
     #[arg(long, value_name = "CLUSTER", requires = "accept_data_loss")]
     pub(crate) confirm: Option<String>,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -41,28 +38,16 @@ pub(crate) struct RecoverOptions {
 #[derive(Debug, Args)]
 pub(crate) struct PauseOptions {
     #[command(flatten)]
-    pub(crate) config: ConfigOptions,
+    pub(crate) shared: SharedOptions,
     /// Resume by itself then: `30m`, `14:30` or `2026-12-01T14:30:00Z`
     #[arg(long, value_name = "TIME")]
     pub(crate) until: Option<String>,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ResumeOptions {
-    #[command(flatten)]
-    pub(crate) config: ConfigOptions,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct MaintenanceOptions {
     #[command(flatten)]
-    pub(crate) config: ConfigOptions,
+    pub(crate) shared: SharedOptions,
     /// The member that somebody works on
     pub(crate) member: MemberId,
     /// The work is done
@@ -71,15 +56,12 @@ pub(crate) struct MaintenanceOptions {
     /// End by itself then: `30m`, `14:30` or `2026-12-01T14:30:00Z`
     #[arg(long, value_name = "TIME")]
     pub(crate) until: Option<String>,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ReinitOptions {
     #[command(flatten)]
-    pub(crate) config: ConfigOptions,
+    pub(crate) shared: SharedOptions,
     /// The standby whose data is thrown away
     pub(crate) member: MemberId,
     /// Answers the question beforehand: the name of the member
@@ -88,9 +70,6 @@ pub(crate) struct ReinitOptions {
     /// Return at once, and let it go on
     #[arg(long)]
     pub(crate) detach: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -13,7 +13,7 @@ use crate::output::println;
 
 pub(crate) async fn run(verb: &CertificatesVerb) -> Result<ExitCode> {
     let (CertificatesVerb::Show(options) | CertificatesVerb::Renew(options)) = verb;
-    let configuration = configuration::load(&options.config.config)?;
+    let configuration = configuration::load(&options.shared.config)?;
     let control = Control::on(&configuration, options.member.as_ref());
     match verb {
         CertificatesVerb::Show(_) => {
@@ -23,7 +23,7 @@ pub(crate) async fn run(verb: &CertificatesVerb) -> Result<ExitCode> {
                 Some(_) => control.get("/v1/certificates").await?,
                 None => certificates::status(&configuration).map_err(|error| anyhow!(error))?,
             };
-            if options.json {
+            if options.shared.json {
                 println!("{}", serde_json::to_string_pretty(&status)?);
                 return Ok(ExitCode::SUCCESS);
             }
@@ -44,7 +44,7 @@ pub(crate) async fn run(verb: &CertificatesVerb) -> Result<ExitCode> {
         }
         CertificatesVerb::Renew(_) => {
             let renewed: CertificateStatus = control.post("/v1/certificates/renew", &()).await?;
-            match options.json {
+            match options.shared.json {
                 true => println!("{}", serde_json::to_string_pretty(&renewed)?),
                 false => println!("{}", line(&renewed)),
             }

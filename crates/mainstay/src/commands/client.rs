@@ -18,12 +18,12 @@ use crate::configuration;
 use crate::output::println;
 
 pub(crate) async fn run(options: &ClientOptions) -> Result<ExitCode> {
-    let configuration = configuration::load(&options.config)?;
+    let configuration = configuration::load(&options.shared.config)?;
     let control = Control::of(&configuration);
     match &options.verb {
         ClientVerb::List => {
             let clients: Vec<ClientRow> = control.get("/v1/clients").await?;
-            show(&clients, options.json)?;
+            show(&clients, options.shared.json)?;
         }
         ClientVerb::Add { name, certificate, out } => {
             // Names that cannot be are refused by the member; here one could be a path.
@@ -39,7 +39,7 @@ pub(crate) async fn run(options: &ClientOptions) -> Result<ExitCode> {
                 made.files.iter().for_each(|file| drop(std::fs::remove_file(file)));
                 return Err(error);
             }
-            if options.json {
+            if options.shared.json {
                 println!("{}", json!({ "name": name, "files": made.files, "proof": made.proof }));
             } else {
                 let files: Vec<String> = made.files.iter().map(|file| file.display().to_string()).collect();
@@ -50,7 +50,7 @@ pub(crate) async fn run(options: &ClientOptions) -> Result<ExitCode> {
         ClientVerb::Remove { name } => {
             let request = RemoveClient { name: name.clone() };
             let _: RemoveClient = control.post("/v1/clients/remove", &request).await?;
-            match options.json {
+            match options.shared.json {
                 true => println!("{}", json!({ "removed": name })),
                 false => println!("{name} is refused from now on"),
             }

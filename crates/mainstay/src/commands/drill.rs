@@ -50,13 +50,13 @@ pub(crate) struct Plan {
 }
 
 pub(crate) async fn run(options: &DrillOptions) -> Result<ExitCode> {
-    let configuration = configuration::load(&options.config.config)?;
+    let configuration = configuration::load(&options.shared.config)?;
     let plan = Plan {
         fault: options.fault,
         scope: options.scope,
         member: options.member.clone(),
         goal: options.goal,
-        json: options.json,
+        json: options.shared.json,
     };
     carry_out(&configuration, &plan, options.yes).await
 }

@@ -23,10 +23,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 pub(crate) async fn run(options: &FailoverOptions) -> Result<ExitCode> {
-    let configuration = configuration::load(&options.config.config)?;
+    let configuration = configuration::load(&options.shared.config)?;
     let status = client::any_status(&configuration).await?;
     client::check_majority(&status)?;
-    if !options.json && !status.operation.holdings.is_empty() {
+    if !options.shared.json && !status.operation.holdings.is_empty() {
         println!("{}", table(&status.operation.holdings).trim_end());
     }
     let accept = if options.accept_data_loss { Some(accept(options, &status)?) } else { None };
@@ -35,7 +35,7 @@ pub(crate) async fn run(options: &FailoverOptions) -> Result<ExitCode> {
     let answer: OperateAnswer = Control::of(&configuration).post("/v1/failover", &request).await?;
     let status = wait(&configuration, &answer).await?;
     let primary = status.primary.as_ref().map_or("nobody", MemberId::as_str);
-    if options.json {
+    if options.shared.json {
         let text = serde_json::json!({
             "from": answer.primary, "primary": status.primary, "epoch": status.epoch,
             "milliseconds": asked.elapsed().as_millis() as u64, "forced": options.accept_data_loss,

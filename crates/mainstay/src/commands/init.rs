@@ -31,7 +31,7 @@ pub(crate) use files::{own_row, server_names};
 const TOKENS_VALID_S: u64 = 24 * 3_600;
 
 pub(crate) async fn run(options: &InitOptions) -> Result<ExitCode> {
-    let config = &options.config.config;
+    let config = &options.shared.config;
     if config.exists() {
         bail!(
             "{} exists already: this machine has a member; look at it with: mainstay status --config {}",
@@ -59,7 +59,7 @@ pub(crate) async fn run(options: &InitOptions) -> Result<ExitCode> {
     }
     files::settle(&answers.directory, config)?;
     let started = service::start_if_wanted(options.start, config)?;
-    if options.json {
+    if options.shared.json {
         let value = json!({
             "cluster": answers.cluster, "member": answers.member, "config": config,
             "directory": answers.directory, "tokens": tokens, "started": started,
@@ -87,7 +87,7 @@ fn begin(options: &InitOptions, seen: Option<&Examination>, ask: &Ask) -> Result
         adopt::agree(seen, &answers, options, ask)?;
     }
     let text = files::begin(&answers, seen)?;
-    let configuration = configuration::parse(&options.config.config, &text)?;
+    let configuration = configuration::parse(&options.shared.config, &text)?;
     files::write_draft(directory, &text)?;
     Ok((answers, configuration))
 }
@@ -99,7 +99,7 @@ fn go_on(
     seen: Option<&Examination>,
     ask: &Ask,
 ) -> Result<(Answers, Configuration)> {
-    let configuration = configuration::parse(&options.config.config, draft).with_context(|| {
+    let configuration = configuration::parse(&options.shared.config, draft).with_context(|| {
         format!("what was begun below {} cannot be gone on with", options.directory.display())
     })?;
     let answers = Answers::of(&configuration, options);
@@ -113,7 +113,7 @@ fn go_on(
             adopted.display()
         ),
     }
-    if !options.json {
+    if !options.shared.json {
         println!("An init of {} that was interrupted is gone on with, as it was begun.", answers.member);
     }
     Ok((answers, configuration))

@@ -39,7 +39,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 pub(crate) async fn run(options: &JoinOptions) -> Result<ExitCode> {
     let begun = Instant::now();
-    let config = &options.config.config;
+    let config = &options.shared.config;
     if config.exists() {
         bail!("{} exists already: this machine is a member; see: mainstay status", config.display());
     }
@@ -87,7 +87,7 @@ pub(crate) async fn run(options: &JoinOptions) -> Result<ExitCode> {
 }
 
 fn say(options: &JoinOptions, line: &str) {
-    if !options.json {
+    if !options.shared.json {
         println!("{line}");
     }
 }
@@ -219,8 +219,8 @@ fn report(
     closed: &[String],
     begun: Instant,
 ) {
-    let config = &options.config.config;
-    if options.json {
+    let config = &options.shared.config;
+    if options.shared.json {
         let value = json!({
             "cluster": answer.cluster, "member": answer.member, "config": config, "started": started,
             "closed_ports": closed, "milliseconds": begun.elapsed().as_millis() as u64,

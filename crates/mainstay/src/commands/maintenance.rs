@@ -20,14 +20,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 pub(crate) async fn run(options: &MaintenanceOptions) -> Result<ExitCode> {
-    let configuration = configuration::load(&options.config.config)?;
+    let configuration = configuration::load(&options.shared.config)?;
     let member = &options.member;
     let until_unix_ms = options.until.as_deref().map(when::parse).transpose()?;
     let by = asker(&configuration);
     let request = MaintenanceRequest { member: member.clone(), off: options.off, by, until_unix_ms };
     let answer: OperateAnswer = Control::of(&configuration).post("/v1/maintenance", &request).await?;
     if options.off {
-        if options.json {
+        if options.shared.json {
             println!(
                 "{}",
                 serde_json::json!({ "member": member, "maintenance": false, "changed": answer.changed })
@@ -40,7 +40,7 @@ pub(crate) async fn run(options: &MaintenanceOptions) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let status = wait_until_left_alone(&configuration, member).await?;
-    if options.json {
+    if options.shared.json {
         let text = serde_json::json!({
             "member": member, "maintenance": true, "until_unix_ms": until_unix_ms, "primary": status.primary,
         });

@@ -22,20 +22,20 @@ const LEAVE_PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 pub(crate) async fn run(options: &MemberOptions) -> Result<ExitCode> {
-    let configuration = configuration::load(&options.config)?;
+    let configuration = configuration::load(&options.shared.config)?;
     match &options.verb {
-        MemberVerb::List => list(&configuration, options.json).await,
+        MemberVerb::List => list(&configuration, options.shared.json).await,
         MemberVerb::Invite { witness, member, valid_hours } => {
             let kind = if *witness { Kind::Witness } else { Kind::Data };
             let request =
                 InviteRequest { kind, member: member.clone(), replaces: None, valid_s: valid_hours * 3_600 };
-            invite(&configuration, request, options.json).await
+            invite(&configuration, request, options.shared.json).await
         }
         MemberVerb::Revoke { id } => {
             let control = Control::of(&configuration);
             let _: RevokeRequest =
                 control.post("/v1/members/revoke", &RevokeRequest { id: id.clone() }).await?;
-            if options.json {
+            if options.shared.json {
                 println!("{}", json!({ "revoked": id }));
             } else {
                 println!("{id} lets nobody in any more");
@@ -48,17 +48,17 @@ pub(crate) async fn run(options: &MemberOptions) -> Result<ExitCode> {
             let kind = row.map_or(Kind::Data, |row| row.kind);
             let request =
                 InviteRequest { kind, member: None, replaces: Some(member.clone()), valid_s: 24 * 3_600 };
-            invite(&configuration, request, options.json).await
+            invite(&configuration, request, options.shared.json).await
         }
-        MemberVerb::Remove { member, yes } => remove(&configuration, member, *yes, options.json).await,
+        MemberVerb::Remove { member, yes } => remove(&configuration, member, *yes, options.shared.json).await,
     }
 }
 
 /// This machine's member leaves; its data stays where it is.
 pub(crate) async fn leave(options: &LeaveOptions) -> Result<ExitCode> {
-    let configuration = configuration::load(&options.config.config)?;
+    let configuration = configuration::load(&options.shared.config)?;
     let me = configuration.me.clone();
-    remove(&configuration, &me, options.yes, options.json).await
+    remove(&configuration, &me, options.yes, options.shared.json).await
 }
 
 async fn list(configuration: &Configuration, json: bool) -> Result<ExitCode> {

@@ -7,7 +7,8 @@ use mainstay_member::Configuration;
 use mainstay_member::control::operate::{OperateAnswer, PauseRequest};
 use mainstay_member::operation::words;
 
-use crate::cli::operate::{PauseOptions, ResumeOptions};
+use crate::cli::SharedOptions;
+use crate::cli::operate::PauseOptions;
 use crate::client::Control;
 use crate::output::println;
 use crate::{configuration, when};
@@ -25,11 +26,11 @@ pub(crate) fn until_words(until_unix_ms: Option<u64>) -> String {
 }
 
 pub(crate) async fn pause(options: &PauseOptions) -> Result<ExitCode> {
-    let configuration = configuration::load(&options.config.config)?;
+    let configuration = configuration::load(&options.shared.config)?;
     let until_unix_ms = options.until.as_deref().map(when::parse).transpose()?;
     let request = PauseRequest { by: asker(&configuration), until_unix_ms };
     let answer: OperateAnswer = Control::of(&configuration).post("/v1/pause", &request).await?;
-    if options.json {
+    if options.shared.json {
         println!(
             "{}",
             serde_json::json!({ "paused": true, "until_unix_ms": until_unix_ms, "epoch": answer.epoch })
@@ -44,8 +45,8 @@ pub(crate) async fn pause(options: &PauseOptions) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-pub(crate) async fn resume(options: &ResumeOptions) -> Result<ExitCode> {
-    let configuration = configuration::load(&options.config.config)?;
+pub(crate) async fn resume(options: &SharedOptions) -> Result<ExitCode> {
+    let configuration = configuration::load(&options.config)?;
     let answer: OperateAnswer = Control::of(&configuration).post("/v1/resume", &()).await?;
     if options.json {
         println!(

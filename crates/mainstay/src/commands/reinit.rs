@@ -21,7 +21,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 const SILENT_PATIENCE: Duration = Duration::from_secs(300);
 
 pub(crate) async fn run(options: &ReinitOptions) -> Result<ExitCode> {
-    let configuration = configuration::load(&options.config.config)?;
+    let configuration = configuration::load(&options.shared.config)?;
     let member = &options.member;
     let status = client::any_status(&configuration).await?;
     let before = row(&status, member).and_then(|row| row.incarnation);
@@ -35,9 +35,9 @@ pub(crate) async fn run(options: &ReinitOptions) -> Result<ExitCode> {
     let request = ReinitRequest { member: member.clone() };
     let _: OperateAnswer = Control::of(&configuration).post("/v1/reinit", &request).await?;
     if !options.detach {
-        wait(&configuration, member, before, options.json).await?;
+        wait(&configuration, member, before, options.shared.json).await?;
     }
-    if options.json {
+    if options.shared.json {
         println!("{}", serde_json::json!({ "member": member, "copied": !options.detach }));
     } else if options.detach {
         println!("{member} is to be copied anew; watch it with: mainstay status --watch");

@@ -18,18 +18,19 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const SILENCE_PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) async fn run(options: &RestartOptions) -> Result<ExitCode> {
-    let configuration = configuration::load(&options.config.config)?;
+    let configuration = configuration::load(&options.shared.config)?;
     let control = Control::of(&configuration);
     if options.follow || options.cancel {
         let status = client::any_status(&configuration).await?;
         let id = status.restart.context("no restart is under way")?.id;
         if options.cancel {
             let answer: RestartAnswer = control.post("/v1/restart/cancel", &RestartCancel { id }).await?;
-            let text = if options.json { serde_json::to_string(&answer)? } else { "given up".to_owned() };
+            let text =
+                if options.shared.json { serde_json::to_string(&answer)? } else { "given up".to_owned() };
             println!("{text}");
             return Ok(ExitCode::SUCCESS);
         }
-        return follow(&configuration, id, options.json).await;
+        return follow(&configuration, id, options.shared.json).await;
     }
     if options.members.is_empty() && !options.pending {
         bail!("name the members whose PostgreSQL is to be restarted, or say --pending");
@@ -37,7 +38,7 @@ pub(crate) async fn run(options: &RestartOptions) -> Result<ExitCode> {
     let members = options.members.iter().cloned().collect();
     let request = RestartRequest { members, in_place: options.in_place };
     let answer: RestartAnswer = control.post("/v1/restart", &request).await?;
-    follow(&configuration, answer.id, options.json).await
+    follow(&configuration, answer.id, options.shared.json).await
 }
 
 /// Restarts what waits for it, after a change.

@@ -13,8 +13,8 @@ use crate::output::println;
 use crate::{client, configuration};
 
 pub(crate) async fn run(options: &StatusOptions) -> Result<ExitCode> {
-    let configuration = configuration::load(&options.config.config)?;
-    show(options.watch, options.json, async || client::any_status(&configuration).await).await
+    let configuration = configuration::load(&options.shared.config)?;
+    show(options.watch, options.shared.json, async || client::any_status(&configuration).await).await
 }
 
 /// Shows what `status` answers, once or for ever.

@@ -33,7 +33,7 @@ const VERIFY_PATIENCE: Duration = Duration::from_secs(40);
 const PROGRAM_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run(options: &SupportOptions) -> Result<ExitCode> {
-    let configuration = configuration::load(&options.config.config)?;
+    let configuration = configuration::load(&options.shared.config)?;
     let now = when::now_ms() / 1_000 * 1_000;
     let name = format!("mainstay-support-{}-{}", configuration.cluster, configuration.me);
     let file = options.output.clone().unwrap_or_else(|| {
@@ -47,12 +47,12 @@ pub(crate) async fn run(options: &SupportOptions) -> Result<ExitCode> {
         secrets: Secrets::of(&configuration),
         missing: Vec::new(),
     };
-    bundle.gather(&configuration, &options.config.config).await;
+    bundle.gather(&configuration, &options.shared.config).await;
     bundle.add("README.txt", Ok(readme(&configuration, now, &bundle.missing)));
     let Bundle { archive, missing, .. } = bundle;
     let target = file.clone();
     let bytes = tokio::task::spawn_blocking(move || archive.write(&target)).await??;
-    if options.json {
+    if options.shared.json {
         println!("{}", json!({ "file": file, "bytes": bytes, "missing": missing }));
     } else {
         for line in &missing {

@@ -20,19 +20,19 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 pub(crate) async fn run(options: &SwitchoverOptions) -> Result<ExitCode> {
-    let configuration = configuration::load(&options.config.config)?;
+    let configuration = configuration::load(&options.shared.config)?;
     let control = Control::of(&configuration);
     if options.at.is_some() || options.cancel {
         return schedule(&control, options).await;
     }
     let asked = Instant::now();
     let answer = ask(&control, options.to.clone()).await?;
-    if !options.json {
+    if !options.shared.json {
         let to = options.to.as_ref().map_or_else(|| "the best standby".to_owned(), ToString::to_string);
         println!("switching over from {} to {to}; nothing acknowledged is lost", answer.from);
     }
     let status = wait(&answer, async || client::any_status(&configuration).await).await?;
-    report(&answer, &status, asked.elapsed(), options.json)
+    report(&answer, &status, asked.elapsed(), options.shared.json)
 }
 
 /// Writes it down for later, or takes it back.
@@ -42,7 +42,7 @@ async fn schedule(control: &Control, options: &SwitchoverOptions) -> Result<Exit
     let answer: OperateAnswer = control.post("/v1/switchover/scheduled", &request).await?;
     let to = options.to.as_ref().map_or("the best standby", MemberId::as_str);
     match due_unix_ms {
-        _ if options.json => {
+        _ if options.shared.json => {
             println!(
                 "{}",
                 serde_json::json!({ "id": answer.id, "due_unix_ms": due_unix_ms, "to": options.to })

@@ -29,7 +29,7 @@ const OURS: &[&str] = &[
 ];
 
 pub(crate) async fn run(options: &UninstallOptions) -> Result<ExitCode> {
-    let config = &options.config.config;
+    let config = &options.shared.config;
     let configuration = configuration::load(config)?;
     let ask = Ask::new(false);
     let me = &configuration.me;
@@ -68,7 +68,7 @@ pub(crate) async fn run(options: &UninstallOptions) -> Result<ExitCode> {
         let _ = std::fs::remove_dir(&configuration.directory);
     }
     remove(config)?;
-    if options.json {
+    if options.shared.json {
         println!("{}", json!({ "member": me, "data_removed": with_data, "data": data }));
     } else if with_data {
         println!("{me} and its data are removed from this machine");

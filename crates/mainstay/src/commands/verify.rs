@@ -81,14 +81,14 @@ pub(crate) struct Report {
 
 pub(crate) async fn run(options: &VerifyOptions) -> Result<ExitCode> {
     if options.list {
-        return Ok(list(options.json));
+        return Ok(list(options.shared.json));
     }
-    let configuration = configuration::load(&options.config.config)?;
+    let configuration = configuration::load(&options.shared.config)?;
     if options.ends_with_input {
         end_with_input();
     }
     let report = examine(configuration, &options.only).await?;
-    show(&report, options.json)
+    show(&report, options.shared.json)
 }
 
 /// Whoever asked holds the other end. That is closed when it dies, however it does; then nobody wants the report any more.

@@ -10,7 +10,7 @@ use mainstay_member::status::Status;
 use serde::Serialize;
 
 use super::text;
-use crate::cli::{ReadOptions, ShowOptions};
+use crate::cli::{SharedOptions, ShowOptions};
 use crate::client::Control;
 use crate::output::println;
 use crate::{configuration, when};
@@ -24,7 +24,7 @@ struct Effective {
 }
 
 pub(super) async fn show(options: &ShowOptions) -> Result<ExitCode> {
-    let configuration = configuration::load(&options.config.config)?;
+    let configuration = configuration::load(&options.shared.config)?;
     let status = Control::of(&configuration).status().await?;
     let member = options.member.as_ref().unwrap_or(&configuration.me);
     let Some(row) = status.members.iter().find(|row| row.name == *member) else {
@@ -39,7 +39,7 @@ pub(super) async fn show(options: &ShowOptions) -> Result<ExitCode> {
     };
     let effective =
         (options.effective || options.member.is_some()).then(|| effective(&answer, &status, member));
-    if options.json {
+    if options.shared.json {
         let mut text = serde_json::json!({
             "serial": answer.serial, "set": answer.set, "member": member, "pending_restart": row.pending_restart,
             "altered": row.altered, "uses": row.configuration,
@@ -114,8 +114,8 @@ fn show_remarks(row: &mainstay_member::status::MemberStatus) {
     }
 }
 
-pub(super) async fn history(options: &ReadOptions) -> Result<ExitCode> {
-    let configuration = configuration::load(&options.config.config)?;
+pub(super) async fn history(options: &SharedOptions) -> Result<ExitCode> {
+    let configuration = configuration::load(&options.config)?;
     let answer: ConfigAnswer = Control::of(&configuration).get("/v1/config").await?;
     if options.json {
         println!("{}", serde_json::to_string(&answer.history)?);

@@ -67,7 +67,7 @@ pub(super) fn carried(seen: &Examination) -> Carried {
 /// Tells what is there and what will be done, and goes on only with the operator's word.
 pub(super) fn agree(seen: &Examination, answers: &Answers, options: &InitOptions, ask: &Ask) -> Result<()> {
     let announced = announced(seen, answers);
-    if !options.json {
+    if !options.shared.json {
         println!("{}", adopt::report(&announced).trim_end());
     }
     // What an interrupted `init` has adopted is taken as it is.
