@@ -288,6 +288,8 @@ mod tests {
                 priority: 100,
                 http: None,
                 leaving: false,
+                next_key: None,
+                key_serial: 0,
             };
             (MemberId::new(name).unwrap(), member)
         };

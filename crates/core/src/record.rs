@@ -5,6 +5,7 @@
 
 mod apply;
 mod command;
+mod keys;
 mod membership;
 mod operation;
 mod parameters;
@@ -39,7 +40,9 @@ use crate::vocabulary::{Epoch, Incarnation, Lsn, MemberId, Timeline};
 ///
 /// 2: members join, leave and change their vote; an operator pauses, sets members aside, schedules and forces;
 /// PostgreSQL's parameters; restarts of PostgreSQL.
-pub const FORMAT: u32 = 2;
+///
+/// 3: a member changes its key.
+pub const FORMAT: u32 = 3;
 
 /// How many openings the ledger keeps. The lineage itself is never shortened.
 const LEDGER_ROWS: usize = 256;
@@ -139,6 +142,12 @@ pub struct Member {
     /// It is being taken out of the cluster: it is promoted, counted and asked no more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub leaving: bool,
+    /// The key that it is going to show instead; both are accepted until it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_key: Option<String>,
+    /// Which of all changes of keys was the newest of its own; 0: none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub key_serial: u64,
 }
 
 /// Where the one line of the epoch's life stands.

@@ -226,6 +226,9 @@ pub struct MemberState {
     /// The first Raft id that was not given yet by the record as it has it: which members it knows of. 0 in programs before that.
     #[serde(default)]
     pub ids_given: u64,
+    /// The newest change of members' keys that stands in the roster on its disk; 0 in programs before that.
+    #[serde(default)]
+    pub keys_kept: u64,
     /// What of the configuration waits for a restart of its server.
     #[serde(default)]
     pub restart: RestartNeed,

@@ -90,7 +90,7 @@ pub(crate) enum Verb {
     /// Make another member the primary, without losing anything
     #[command(after_help = "Example: mainstay switchover --to m2")]
     Switchover(SwitchoverOptions),
-    /// Show a member's certificates, or renew its PostgreSQL's
+    /// Show a member's certificates, renew its PostgreSQL's, or change its key
     #[command(
         after_help = "Example: mainstay certificates show\n         mainstay certificates renew --member m2"
     )]
@@ -281,6 +281,9 @@ pub(crate) enum CertificatesVerb {
     Show(CertificatesOptions),
     /// Issue another one for PostgreSQL now; sessions go on
     Renew(CertificatesOptions),
+    /// Make another key by which the other members know it, and drop the old one once all know the new one
+    #[command(after_help = "Example: mainstay certificates rotate-key --member m2")]
+    RotateKey(CertificatesOptions),
 }
 
 #[derive(Debug, Args)]

@@ -171,6 +171,16 @@ fn text_of(path: &Path) -> Result<String, String> {
 /// Issues and puts in place. The key stays, so that one file changes, in one rename.
 fn renew(configuration: &Configuration) -> Result<(), String> {
     let tls = &configuration.tls;
+    let ca = load_authority(configuration)?;
+    let request = pki::request_for_key(&text_of(&tls.server_key)?).map_err(|error| failed(error).0)?;
+    let certificate = ca
+        .sign_postgres_server(&server_names(configuration), SERVER_LIFETIME, &request)
+        .map_err(|error| failed(error).0)?;
+    pki::replace_certificate(&tls.server_certificate, &certificate).map_err(|error| failed(error).0)
+}
+
+/// The cluster's CA, if its key is on this machine and nobody else can read it.
+pub(crate) fn load_authority(configuration: &Configuration) -> Result<ClusterCa, String> {
     let key_file = authority_key(configuration);
     let shown = key_file.display();
     let metadata = std::fs::metadata(&key_file).map_err(|_| {
@@ -179,11 +189,7 @@ fn renew(configuration: &Configuration) -> Result<(), String> {
     if metadata.permissions().mode() & 0o077 != 0 {
         return Err(format!("{shown} is readable by others; run: chmod 600 {shown}"));
     }
-    let ca = ClusterCa::load(&configuration.cluster, &text_of(&tls.authority)?, &text_of(&key_file)?)
-        .map_err(|error| failed(error).0)?;
-    let request = pki::request_for_key(&text_of(&tls.server_key)?).map_err(|error| failed(error).0)?;
-    let certificate = ca
-        .sign_postgres_server(&server_names(configuration), SERVER_LIFETIME, &request)
-        .map_err(|error| failed(error).0)?;
-    pki::replace_certificate(&tls.server_certificate, &certificate).map_err(|error| failed(error).0)
+    let certificate = text_of(&configuration.tls.authority)?;
+    ClusterCa::load(&configuration.cluster, &certificate, &text_of(&key_file)?)
+        .map_err(|error| failed(error).0)
 }

@@ -106,6 +106,8 @@ impl Configuration {
                 priority: row.priority,
                 http: Some(row.http),
                 leaving: false,
+                next_key: None,
+                key_serial: 0,
             };
             (name.clone(), member)
         };

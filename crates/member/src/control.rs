@@ -116,6 +116,8 @@ fn private_routes() -> Routes<Control> {
         .post("/v1/members/leave", members::leave)
         .get("/v1/certificates", certificates::show)
         .post("/v1/certificates/renew", certificates::renew)
+        .get("/v1/certificates/key", certificates::key)
+        .post("/v1/certificates/rotate-key", certificates::rotate_key)
         .post("/v1/switchover", switchover::switchover)
         .post("/v1/switchover/scheduled", operate::schedule)
         .post("/v1/failover", operate::failover)

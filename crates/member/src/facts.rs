@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use mainstay_core::action::Job;
 use mainstay_core::decide::{Memory, unfit};
@@ -44,6 +45,8 @@ pub(crate) struct Facts {
     pub(crate) roster: Arc<Roster>,
     /// Members that the record here does not show yet, as another one said.
     pub(crate) heard_of: Roster,
+    /// The newest change of a key in the roster that is on the disk.
+    pub(crate) keys_kept: Arc<AtomicU64>,
     pub(crate) confirmed: Option<Epoch>,
     pub(crate) sealed: Epoch,
     pub(crate) upstream: Option<Upstream>,
@@ -72,10 +75,12 @@ pub(crate) struct Facts {
 
 impl Facts {
     pub(crate) fn new(me: MemberId, roster: Arc<Roster>, sealed: Epoch) -> Facts {
+        let keys_kept = Arc::new(AtomicU64::new(crate::roster::key_serial(&roster)));
         Facts {
             me,
             record: Arc::default(),
             roster,
+            keys_kept,
             heard_of: Roster::new(),
             confirmed: None,
             sealed,
@@ -303,6 +308,7 @@ impl Facts {
             checkpointed: view.checkpointed == Some(view.record.epoch),
             format: if view.record.format > 0 { FORMAT } else { 0 },
             ids_given: view.record.membership.next_raft_id,
+            keys_kept: self.keys_kept.load(Ordering::Relaxed),
             restart: view.restart,
             heard_ms: self.peers.iter().map(heard).collect(),
         }

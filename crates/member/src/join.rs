@@ -210,7 +210,7 @@ impl Desk {
     ) -> CheckAnswer {
         let known = invitation.filter(|open| open.secret_sha256 == token.secret_sha256());
         let Some(invitation) = known else { return CheckAnswer::default() };
-        let roster = roster::of_record(record, &self.configuration);
+        let roster = roster::of_record(record, &self.configuration, &Roster::new());
         let stays = |name: &MemberId, row: &Member| {
             *name != member && !row.leaving && invitation.replaces.as_ref() != Some(name)
         };
@@ -239,6 +239,8 @@ impl Desk {
             priority: request.priority,
             http: Some(request.http),
             leaving: false,
+            next_key: None,
+            key_serial: 0,
         };
         let joining = Joining {
             invitation: token.id(),
@@ -262,7 +264,7 @@ impl Desk {
         certificate_pem: String,
     ) -> Result<JoinAnswer, String> {
         let record = self.record();
-        let members = roster::of_record(&record, &self.configuration);
+        let members = roster::of_record(&record, &self.configuration, &Roster::new());
         let row = members.get(member).ok_or("the record has lost the new member; try again")?;
         let is_data = request.kind == Kind::Data;
         let server_certificate_pem = match (&request.server_certificate_request, request.postgres) {

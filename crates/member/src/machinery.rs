@@ -25,6 +25,7 @@ pub(crate) use postmaster::Postmaster;
 use crate::clock;
 use crate::configuration::Configuration;
 use crate::guard_link::GuardState;
+use crate::own_key::OwnKey;
 use crate::progress::Headway;
 use crate::promise::Promises;
 use crate::record_machine::RecordMachine;
@@ -73,6 +74,7 @@ pub(crate) struct Machinery {
     /// Of the data directory as it was last looked at; `None` if it is not whole.
     pub(crate) incarnation: watch::Receiver<Option<Incarnation>>,
     pub(crate) progress: Headway,
+    pub(crate) own_key: Arc<OwnKey>,
     generation: AtomicU64,
     /// The newest generation that a piece of work has written; those that change parameters alone are not counted.
     work_generation: AtomicU64,
@@ -104,6 +106,7 @@ impl Machinery {
         roster: watch::Receiver<Arc<Roster>>,
         incarnation: watch::Receiver<Option<Incarnation>>,
         store: RaftStore<RecordMachine>,
+        own_key: OwnKey,
     ) -> Machinery {
         let server = Server::new(&layout, port(&configuration));
         let wanted = parameters::WantedParameters::new(&configuration, &layout);
@@ -122,6 +125,7 @@ impl Machinery {
             roster,
             incarnation,
             progress: Headway::default(),
+            own_key: Arc::new(own_key),
             generation,
             work_generation: AtomicU64::new(0),
             verify_every,

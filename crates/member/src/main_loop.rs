@@ -316,6 +316,7 @@ impl MainLoop {
         self.create_cluster();
         self.give_first_invitations();
         self.give_first_parameters();
+        self.change_own_key();
         self.tell(&view, &decision);
         let foreign = matches!(self.facts.directory, Directory::Foreign { .. });
         let interval = if foreign { FOREIGN_INTERVAL } else { DIRECTORY_INTERVAL };

@@ -86,7 +86,7 @@ impl Prepared {
     /// Does it. Answers where the old consensus directory is kept.
     pub async fn carry_out(self) -> Result<std::path::PathBuf, RecoverError> {
         let Prepared { configuration, layout, held, recovery, .. } = self;
-        let roster = roster::of_record(&recovery.record, &configuration);
+        let roster = roster::of_record(&recovery.record, &configuration, &Roster::new());
         let raft_id = recovery.record.members[&configuration.me].raft_id;
         let machine = RecordMachine { record: Arc::new(recovery.record), too_old: None };
         let access = layout.private_access();
@@ -135,7 +135,9 @@ async fn call(
     configuration: &Configuration,
     record: &Record,
 ) -> Result<(BTreeSet<MemberId>, Vec<(MemberId, String)>), RecoverError> {
-    let roster = roster::of_record(record, configuration);
+    // A member that has changed its key since that record answers with one that only the newest roster has.
+    let kept = roster::load(configuration).map_err(unable)?;
+    let roster = roster::of_record(record, configuration, &kept);
     let others: Roster = roster
         .iter()
         .filter(|(name, _)| **name != configuration.me)

@@ -32,6 +32,7 @@ use crate::lease::LeaseThread;
 use crate::machinery::Machinery;
 use crate::main_loop::{Event, MainLoop, UnderWay, Watched};
 use crate::network::{self, Links, Receivers};
+use crate::own_key::OwnKey;
 use crate::promise::Promises;
 use crate::propose::Proposer;
 use crate::record_machine::RecordMachine;
@@ -188,6 +189,7 @@ impl Member {
             roster_seen,
             incarnation_seen,
             self.store.clone(),
+            OwnKey::new(self.endpoint.clone(), &self.configuration),
         ));
         let links = Links::new(self.endpoint.clone(), &self.roster);
         let forwarded = Forwarded::default();

@@ -201,6 +201,8 @@ fn first_record(scope: Scope, names: &[MemberId]) -> Record {
         priority: 0,
         http: None,
         leaving: false,
+        next_key: None,
+        key_serial: 0,
     };
     let members: BTreeMap<MemberId, Row> = names.iter().cloned().zip((0..MEMBERS).map(row)).collect();
     let voters = (1..MEMBERS).filter(|number| !(scope.witness && *number == 2)).map(|number| Voter {

@@ -139,6 +139,8 @@ impl Voters {
             priority: 0,
             http: None,
             leaving: false,
+            next_key: None,
+            key_serial: 0,
         };
         let members: BTreeMap<MemberId, Member> =
             self.names.iter().enumerate().map(|(machine, name)| (name.clone(), row(machine))).collect();

@@ -60,7 +60,7 @@ pub enum DialError {
 pub(crate) struct Dialled {
     pub(crate) stream: TlsStream<TcpStream>,
     pub(crate) frames: FrameReader,
-    /// The peer's key as it was when dialling.
+    /// The key that the peer has proven to have.
     pub(crate) fingerprint: KeyFingerprint,
 }
 
@@ -70,9 +70,9 @@ pub(crate) async fn dial(
     address: SocketAddr,
     channel: Channel,
 ) -> Result<Dialled, DialError> {
-    // Read before the handshake: if the list changes in between, `revoked` sees it.
-    let fingerprint = endpoint.allowlist().fingerprint_of(peer);
-    let fingerprint = fingerprint.ok_or_else(|| DialError::NotInRecord(peer.clone()))?;
+    if endpoint.allowlist().fingerprints_of(peer).is_empty() {
+        return Err(DialError::NotInRecord(peer.clone()));
+    }
     let config = endpoint.client_config(peer).map_err(DialError::Setup)?;
     let timed_out = |limit| move |_| DialError::TimedOut { address, limit };
 
@@ -83,6 +83,10 @@ pub(crate) async fn dial(
         let name = ServerName::IpAddress(address.ip().into());
         let handshake = TlsConnector::from(config).connect(name, stream).await;
         let mut stream = handshake.map_err(|error| tls_error(address, error))?;
+        // If the list has changed since it was judged, `revoked` sees it.
+        let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        let fingerprint = shown.and_then(|certificate| KeyFingerprint::of_certificate(certificate).ok());
+        let fingerprint = fingerprint.ok_or_else(|| tls_error(address, io::ErrorKind::InvalidData.into()))?;
         let hello = Hello::new(endpoint.cluster(), endpoint.member(), channel);
         let frames = greet(&mut stream, &hello, address).await?;
         Ok(Dialled { stream, frames, fingerprint })

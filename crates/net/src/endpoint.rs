@@ -1,13 +1,14 @@
 //! This member as the others see it: its name, its cluster, its key, and the keys that it accepts.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use mainstay_core::MemberId;
 use rustls::{ClientConfig, ServerConfig};
 use tokio::sync::watch;
 
 use crate::dial::{self, DialError};
+use crate::fingerprint::KeyFingerprint;
 use crate::hello::Channel;
 use crate::link::Link;
 use crate::server::{BindError, Server, chain};
@@ -23,10 +24,16 @@ pub struct Endpoint {
 struct Shared {
     member: MemberId,
     cluster: String,
-    identity: Identity,
     allowlist: Allowlist,
-    server_config: Arc<ServerConfig>,
+    shown: RwLock<Shown>,
     told: watch::Sender<Option<LeftBehindBy>>,
+}
+
+/// What this member proves with who it is.
+#[derive(Clone, Debug)]
+struct Shown {
+    identity: Identity,
+    server_config: Arc<ServerConfig>,
 }
 
 /// A member of the roster, proven by its key, has said that the cluster goes on without this one.
@@ -57,8 +64,31 @@ impl Endpoint {
         let cluster = cluster.to_owned();
         let told = watch::Sender::new(None);
         Ok(Endpoint {
-            shared: Arc::new(Shared { member, cluster, identity, allowlist, server_config, told }),
+            shared: Arc::new(Shared {
+                member,
+                cluster,
+                allowlist,
+                shown: RwLock::new(Shown { identity, server_config }),
+                told,
+            }),
         })
+    }
+
+    /// Shows another key from the next connection on. Those that are there go on until the peers accept the old one no more.
+    pub fn show(&self, identity: Identity) -> Result<(), TlsError> {
+        let server_config = tls::server_config(&identity, &self.shared.allowlist)?;
+        let mut shown = self.shared.shown.write().unwrap_or_else(PoisonError::into_inner);
+        *shown = Shown { identity, server_config };
+        Ok(())
+    }
+
+    /// The key that is shown.
+    pub fn fingerprint(&self) -> KeyFingerprint {
+        self.shown().identity.fingerprint()
+    }
+
+    fn shown(&self) -> Shown {
+        self.shared.shown.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Starts listening, in the current Tokio runtime; see [`Server::run`].
@@ -104,15 +134,15 @@ impl Endpoint {
         &self.shared.allowlist
     }
 
-    pub(crate) fn identity(&self) -> &Identity {
-        &self.shared.identity
+    pub(crate) fn identity(&self) -> Identity {
+        self.shown().identity
     }
 
     pub(crate) fn server_config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.shared.server_config)
+        self.shown().server_config
     }
 
     pub(crate) fn client_config(&self, peer: &MemberId) -> Result<Arc<ClientConfig>, TlsError> {
-        tls::client_config(&self.shared.identity, &self.shared.allowlist, peer)
+        tls::client_config(&self.identity(), &self.shared.allowlist, peer)
     }
 }

@@ -91,7 +91,7 @@ impl Server {
     ///
     /// Fails if the CA of `joins` has not issued the certificate of this member.
     pub fn answer_joins(&mut self, joins: Joins) -> Result<(), TlsError> {
-        self.joins = Some(join::Service::new(joins, self.endpoint.identity())?);
+        self.joins = Some(join::Service::new(joins, &self.endpoint.identity())?);
         Ok(())
     }
 

@@ -83,17 +83,21 @@ fn verdict_within<V: Clone + std::error::Error + 'static>(error: &std::io::Error
     }
 }
 
+/// A member's keys: one, or two while it changes from one to the other.
+type Keys = BTreeMap<MemberId, BTreeSet<KeyFingerprint>>;
+
 /// The members' keys, as the record has them. Clones are handles to the same list, usable from any thread.
 #[derive(Clone, Debug)]
 pub struct Allowlist {
-    entries: Arc<watch::Sender<BTreeMap<MemberId, KeyFingerprint>>>,
+    entries: Arc<watch::Sender<Keys>>,
     /// Of members that the cluster has gone on without: heard just long enough to be told.
     left_behind: Arc<RwLock<BTreeSet<KeyFingerprint>>>,
 }
 
 impl Allowlist {
-    pub fn new(entries: BTreeMap<MemberId, KeyFingerprint>) -> Allowlist {
-        Allowlist { entries: Arc::new(watch::Sender::new(entries)), left_behind: Arc::default() }
+    /// A member that is named twice has two keys, each of which is accepted.
+    pub fn new(entries: impl IntoIterator<Item = (MemberId, KeyFingerprint)>) -> Allowlist {
+        Allowlist { entries: Arc::new(watch::Sender::new(by_member(entries))), left_behind: Arc::default() }
     }
 
     /// Whom to tell that the cluster has gone on without them. None of them is let in.
@@ -107,7 +111,8 @@ impl Allowlist {
     }
 
     /// Puts another list in place. Connections of members whose key is gone or changed are closed at once.
-    pub fn replace(&self, entries: BTreeMap<MemberId, KeyFingerprint>) {
+    pub fn replace(&self, entries: impl IntoIterator<Item = (MemberId, KeyFingerprint)>) {
+        let entries = by_member(entries);
         self.entries.send_if_modified(|current| {
             let changed = *current != entries;
             *current = entries;
@@ -115,14 +120,16 @@ impl Allowlist {
         });
     }
 
-    pub fn fingerprint_of(&self, member: &MemberId) -> Option<KeyFingerprint> {
-        self.entries.borrow().get(member).copied()
+    /// The keys that are accepted as this member's; none: it is no member.
+    pub fn fingerprints_of(&self, member: &MemberId) -> BTreeSet<KeyFingerprint> {
+        self.entries.borrow().get(member).cloned().unwrap_or_default()
     }
 
     /// Whose key this is. A key that stands in the list twice is nobody's: it would not say who is there.
     pub fn member_of(&self, fingerprint: KeyFingerprint) -> Option<MemberId> {
         let entries = self.entries.borrow();
-        let mut owners = entries.iter().filter(|(_, key)| **key == fingerprint).map(|(member, _)| member);
+        let mut owners =
+            entries.iter().filter(|(_, keys)| keys.contains(&fingerprint)).map(|(member, _)| member);
         owners.next().filter(|_| owners.next().is_none()).cloned()
     }
 
@@ -130,8 +137,17 @@ impl Allowlist {
     pub async fn revoked(&self, member: &MemberId, fingerprint: KeyFingerprint) {
         let mut entries = self.entries.subscribe();
         // It fails only when the sender is gone, and `self` keeps it.
-        let _ = entries.wait_for(|entries| entries.get(member) != Some(&fingerprint)).await;
+        let has = |entries: &Keys| entries.get(member).is_some_and(|keys| keys.contains(&fingerprint));
+        let _ = entries.wait_for(|entries| !has(entries)).await;
     }
+}
+
+fn by_member(entries: impl IntoIterator<Item = (MemberId, KeyFingerprint)>) -> Keys {
+    let mut keys = Keys::new();
+    for (member, key) in entries {
+        keys.entry(member).or_default().insert(key);
+    }
+    keys
 }
 
 /// This member's own certificate and private key. Cheap to clone.
@@ -292,8 +308,9 @@ impl ServerCertVerifier for ThisMember {
         _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let presented = fingerprint(certificate)?;
-        match self.allowlist.fingerprint_of(&self.peer) {
-            Some(expected) if expected == presented => Ok(ServerCertVerified::assertion()),
+        let known = self.allowlist.fingerprints_of(&self.peer);
+        match known.first().copied() {
+            _ if known.contains(&presented) => Ok(ServerCertVerified::assertion()),
             Some(expected) => Err(refused(WrongKey::Other { peer: self.peer.clone(), expected, presented })),
             None => Err(refused(WrongKey::NotInRecord(self.peer.clone()))),
         }
@@ -337,9 +354,9 @@ mod tests {
     #[test]
     fn a_key_that_two_members_share_names_neither() {
         let (a, b) = (fingerprint_of('a'), fingerprint_of('b'));
-        let allowlist = Allowlist::new([(member("m1"), a), (member("m2"), b)].into());
+        let allowlist = Allowlist::new([(member("m1"), a), (member("m2"), b)]);
         assert_eq!(allowlist.member_of(a), Some(member("m1")));
-        allowlist.replace([(member("m1"), a), (member("m2"), a)].into());
+        allowlist.replace([(member("m1"), a), (member("m2"), a)]);
         assert_eq!(allowlist.member_of(a), None);
         assert_eq!(allowlist.member_of(b), None);
     }
@@ -347,12 +364,13 @@ mod tests {
     #[tokio::test]
     async fn a_key_is_revoked_when_it_is_removed_or_changed() {
         let (a, b) = (fingerprint_of('a'), fingerprint_of('b'));
-        for after in [BTreeMap::new(), [(member("m1"), b)].into()] {
-            let allowlist = Allowlist::new([(member("m1"), a)].into());
+        for after in [vec![], vec![(member("m1"), b)]] {
+            let allowlist = Allowlist::new([(member("m1"), a)]);
             let (handle, m1) = (allowlist.clone(), member("m1"));
             let waiting = tokio::spawn(async move { handle.revoked(&m1, a).await });
             tokio::task::yield_now().await;
-            allowlist.replace([(member("m1"), a), (member("m2"), b)].into());
+            // Another key beside it revokes nothing.
+            allowlist.replace([(member("m1"), a), (member("m1"), fingerprint_of('c')), (member("m2"), b)]);
             tokio::task::yield_now().await;
             assert!(!waiting.is_finished());
             allowlist.replace(after);

@@ -250,6 +250,8 @@ pub(crate) fn member(index: usize, kind: Kind, raft_id: u64) -> Member {
         priority: 0,
         http: None,
         leaving: false,
+        next_key: None,
+        key_serial: 0,
     }
 }
 

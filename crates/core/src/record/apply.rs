@@ -58,6 +58,8 @@ impl Record {
             Command::GiveTurn { id, member, epoch, how } => self.give_turn(id, member, epoch, how),
             Command::EndTurn { id, number } => self.end_turn(id, number),
             Command::EndRestart { id, why } => self.end_restart(id, why),
+            Command::AcceptKey { member, key, serial } => self.accept_key(member, key, serial),
+            Command::DropKey { member, serial } => self.drop_key(&member, serial),
         };
         result.unwrap_or_else(Applied::Refused)
     }

@@ -129,6 +129,18 @@ pub enum Command {
         id: u64,
         why: Option<String>,
     },
+    /// The member is going to show this key instead of its present one; if its keys have not changed since `serial`.
+    /// (Format 3, as the next.)
+    AcceptKey {
+        member: MemberId,
+        key: String,
+        serial: u64,
+    },
+    /// The member shows the key that it was going to: the one before is nobody's any more.
+    DropKey {
+        member: MemberId,
+        serial: u64,
+    },
 }
 
 impl Command {
@@ -159,6 +171,7 @@ impl Command {
             | Command::GiveTurn { .. }
             | Command::EndTurn { .. }
             | Command::EndRestart { .. } => 2,
+            Command::AcceptKey { .. } | Command::DropKey { .. } => 3,
         }
     }
 }
@@ -307,6 +320,10 @@ pub enum Refusal {
     OtherRestart,
     #[error("there is a client {0} already; remove it first, or choose another name")]
     ClientTaken(String),
+    #[error("the keys of {0} have changed meanwhile")]
+    OtherKeys(MemberId),
+    #[error("the key is known already, as that of {0}")]
+    KeyTaken(MemberId),
     #[error("there are {most} clients already; remove one that is not used any more")]
     TooManyClients { most: usize },
 }

@@ -33,6 +33,9 @@ pub struct Membership {
     pub serial: u64,
     /// Who may join, each once.
     pub invitations: Vec<Invitation>,
+    /// Counts the changes of members' keys.
+    #[serde(default, skip_serializing_if = "super::is_zero")]
+    pub key_changes: u64,
     /// Members that were given up when a majority was lost for good: they are told so when they come back.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_behind: Vec<LeftBehind>,
@@ -116,7 +119,11 @@ impl Record {
             return Err(Refusal::Unreadable);
         }
         self.format = to;
-        self.membership.next_raft_id = self.members.values().map(|row| row.raft_id).max().unwrap_or(0) + 1;
+        // Format 1 did not count them, and nobody had left.
+        if self.membership.next_raft_id == 0 {
+            self.membership.next_raft_id =
+                self.members.values().map(|row| row.raft_id).max().unwrap_or(0) + 1;
+        }
         Ok(Applied::Done)
     }
 
@@ -184,6 +191,7 @@ impl Record {
         row.raft_id = self.membership.next_raft_id;
         row.votes = false;
         row.leaving = false;
+        (row.next_key, row.key_serial) = (None, 0);
         self.membership.next_raft_id += 1;
         self.members.insert(member, row);
         Ok(Applied::Done)
@@ -198,7 +206,7 @@ impl Record {
         };
         let own = addresses(row);
         for (other, there) in &self.members {
-            if there.key == row.key {
+            if there.has_key(&row.key) {
                 return Err(Refusal::Invitation(format!("{other} has the same key")));
             }
             if let Some(taken) = addresses(there).into_iter().find(|address| own.contains(address)) {

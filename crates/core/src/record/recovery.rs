@@ -200,7 +200,9 @@ impl Record {
     /// The others, and whoever was given up before.
     fn with_those_given_up(&self, me: &MemberId) -> Vec<LeftBehind> {
         let others = self.members.iter().filter(|(name, _)| *name != me);
-        let others = others.map(|(name, row)| LeftBehind { member: name.clone(), key: row.key.clone() });
+        let others = others.flat_map(|(name, row)| {
+            row.keys().map(|key| LeftBehind { member: name.clone(), key: key.to_owned() })
+        });
         others.chain(self.membership.left_behind.iter().cloned()).take(MOST_LEFT_BEHIND).collect()
     }
 

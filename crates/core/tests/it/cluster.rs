@@ -52,6 +52,8 @@ pub(crate) fn created(names: &[&str], on_crash: OnCrash) -> Record {
             priority: 100,
             http: None,
             leaving: false,
+            next_key: None,
+            key_serial: 0,
         };
         (member(name), row)
     };
@@ -279,6 +281,7 @@ fn peer(record: &Record, name: &MemberId, now: Now) -> (MemberId, Peer) {
         checkpointed: primary,
         format: 0,
         ids_given: record.membership.next_raft_id,
+        keys_kept: 0,
         restart: looked_at(record),
         heard_ms: record
             .members

@@ -92,6 +92,8 @@ fn format_2() -> Vec<Command> {
         priority: 100,
         http: Some("192.0.2.4:7480".parse().expect("an address")),
         leaving: false,
+        next_key: None,
+        key_serial: 0,
     };
     let joining = Joining {
         invitation: "i1".to_owned(),
@@ -125,6 +127,25 @@ fn format_2() -> Vec<Command> {
         Command::Remove { member: member("m3") },
         Command::End { epoch: Epoch(1), cause: EndCause::RestartedInPlace },
     ]
+}
+
+/// A record in which nothing of format 3 is empty: one member is changing its key, another has changed its own.
+#[test]
+fn the_record_and_its_commands_are_written_in_format_3() {
+    let mut record = cluster::opened(&["m1", "m2", "m3"], OnCrash::Failover);
+    let key = |name: &str| format!("another key of {name}");
+    let commands = vec![
+        Command::RaiseFormat { to: 3 },
+        Command::AcceptKey { member: member("m2"), key: key("m2"), serial: 0 },
+        Command::DropKey { member: member("m2"), serial: 1 },
+        Command::AcceptKey { member: member("m3"), key: key("m3"), serial: 0 },
+    ];
+    for command in &commands {
+        cluster::apply(&mut record, command.clone());
+    }
+    assert!(commands[1..].iter().all(|command| command.format() == 3));
+    hold("record-3.json", &record);
+    hold("commands-3.json", &commands);
 }
 
 fn parameters() -> ParameterSet {

@@ -132,6 +132,9 @@ fn every_reason_and_every_action_occurs_in_some_scenario() {
         "command change_parameters",
         "command request_restart",
         "command grant",
+        // A member follows them from the record and its disk; no rule decides on them.
+        "command accept_key",
+        "command drop_key",
         "cause founded",
         // Nobody proposes it: a new instance begins with it, see `recovery`.
         "cause recovered",

@@ -1,9 +1,11 @@
-//! `certificates`: what the certificates of this member say, and a new one for PostgreSQL.
+//! `certificates`: what the certificates of this member say, a new one for PostgreSQL, and another key for the member.
 
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use mainstay_core::MemberId;
+use mainstay_member::KeyStatus;
 use mainstay_member::certificates::{self, CertificateStatus, CertificatesStatus};
 
 use crate::cli::CertificatesVerb;
@@ -11,8 +13,14 @@ use crate::client::Control;
 use crate::configuration;
 use crate::output::println;
 
+/// Every member writes the new key down within milliseconds, if it runs.
+const KEY_PATIENCE: Duration = Duration::from_secs(10);
+const KEY_LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
 pub(crate) async fn run(verb: &CertificatesVerb) -> Result<ExitCode> {
-    let (CertificatesVerb::Show(options) | CertificatesVerb::Renew(options)) = verb;
+    let (CertificatesVerb::Show(options)
+    | CertificatesVerb::Renew(options)
+    | CertificatesVerb::RotateKey(options)) = verb;
     let configuration = configuration::load(&options.shared.config)?;
     let control = Control::on(&configuration, options.member.as_ref());
     match verb {
@@ -49,8 +57,45 @@ pub(crate) async fn run(verb: &CertificatesVerb) -> Result<ExitCode> {
                 false => println!("{}", line(&renewed)),
             }
         }
+        CertificatesVerb::RotateKey(_) => {
+            let whose = options.member.as_ref().unwrap_or(&configuration.me);
+            let shown = rotate_key(&control, whose).await?;
+            match options.shared.json {
+                true => println!("{}", serde_json::to_string_pretty(&shown)?),
+                false => {
+                    println!("{whose} shows the key {}; its old key is worth nothing any more", shown.shown)
+                }
+            }
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Asks for it, and waits until the old key is dropped.
+async fn rotate_key(control: &Control, whose: &MemberId) -> Result<KeyStatus> {
+    let asked: KeyStatus = control.post("/v1/certificates/rotate-key", &()).await?;
+    let key = asked.next.unwrap_or(asked.shown);
+    let begun = Instant::now();
+    let mut waits_for = Vec::new();
+    while begun.elapsed() < KEY_PATIENCE {
+        // Connections are made anew meanwhile: an answer may be lost.
+        if let Ok(status) = control.get::<KeyStatus>("/v1/certificates/key").await {
+            if status.shown == key && status.accepted == [key.as_str()] {
+                return Ok(status);
+            }
+            waits_for = status.waits_for;
+        }
+        tokio::time::sleep(KEY_LOOK_INTERVAL).await;
+    }
+    if waits_for.is_empty() {
+        bail!("the key of {whose} is not changed yet, and goes on to be; see how far it is: ask again");
+    }
+    let names: Vec<&str> = waits_for.iter().map(MemberId::as_str).collect();
+    bail!(
+        "{} did not say that its new key is known there, so {whose} does not show it yet; start it, or see: mainstay member remove; \
+         then the change goes on by itself",
+        names.join(" and ")
+    )
 }
 
 fn line(certificate: &CertificateStatus) -> String {

@@ -33,6 +33,62 @@ fn certificates(demo: &Demo, verb: &str) -> serde_json::Value {
     serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
+/// What the members' port of m1 shows: the fingerprint of its key.
+fn key_of_file(demo: &Demo) -> String {
+    let pem = std::fs::read_to_string(demo.directory.join("m1/tls/member.key")).expect("a key");
+    mainstay_net::KeyFingerprint::of_private_key_pem(&pem).expect("a key").to_string()
+}
+
+fn are_all_heard(demo: &Demo) -> bool {
+    let status = demo.status();
+    let rows = status["members"].as_array().expect("members").clone();
+    let serves =
+        |row: &serde_json::Value| row["role"] == "primary" || row["role"] == "standby" && row["sync"] == true;
+    status["writable"] == true && rows.len() == 3 && rows.iter().all(serves)
+}
+
+#[test]
+fn a_member_s_own_key_is_changed_while_it_is_the_primary_and_waits_for_everybody() {
+    let demo = Demo::started("rotate-key", 3);
+    let config = demo.configuration("m1").display().to_string();
+    let rotate = || mainstay(&["certificates", "rotate-key", "--json", "--config", &config]);
+    wait_until("the cluster is whole", || are_all_heard(&demo));
+    let (first, epoch) = (key_of_file(&demo), demo.status()["epoch"].clone());
+    let mut done = rotate();
+    wait_until("every member reads the format", || {
+        if !stderr(&done).contains("upgrade all members") {
+            return true;
+        }
+        done = rotate();
+        false
+    });
+    assert!(done.status.success(), "{}{}", stdout(&done), stderr(&done));
+    let second = key_of_file(&demo);
+    let told: serde_json::Value = serde_json::from_slice(&done.stdout).expect("JSON");
+    assert_eq!((&told["shown"], &told["accepted"]), (&second.clone().into(), &vec![second.clone()].into()));
+    assert_ne!(first, second);
+    wait_until("all are heard by the new key", || are_all_heard(&demo));
+    assert_eq!(demo.status()["epoch"], epoch, "nobody has failed over");
+
+    // Somebody who is away would not know the new key when it comes back.
+    assert!(demo.run(&["stop", "m3"]).status.success());
+    let waits = rotate();
+    assert!(stderr(&waits).contains("m3 did not say that its new key is known there"), "{}", stderr(&waits));
+    assert_eq!(key_of_file(&demo), second, "the old key is shown as long");
+    // The member is ended in the middle of it, and goes on where it was.
+    for verb in ["stop", "start"] {
+        let done = demo.run(&[verb, "m1"]);
+        assert!(done.status.success(), "{}{}", stdout(&done), stderr(&done));
+    }
+    let started = demo.run(&["start", "m3"]);
+    assert!(started.status.success(), "{}{}", stdout(&started), stderr(&started));
+    wait_until("the third key is shown", || key_of_file(&demo) != second);
+    wait_until("all are heard by the third key", || are_all_heard(&demo));
+    let again = rotate();
+    assert!(again.status.success(), "{}{}", stdout(&again), stderr(&again));
+    assert!(!demo.directory.join("m1/tls/member.key.rotated").exists(), "no key lies about");
+}
+
 #[test]
 fn a_new_name_and_a_forced_renewal_cost_no_session_and_no_failover() {
     let demo = Demo::started("certificates", 1);

@@ -160,6 +160,16 @@ const ROWS: &[Row] = &[
     },
     Row { command: "certificates renew", on_the_dead: &[("certificates renew", NOT_RUNNING)], ..NOTHING },
     Row {
+        command: "certificates rotate-key",
+        wrong_member: &[(
+            "certificates rotate-key --member m9",
+            "there is no member m9; there are m1, m2, m3",
+        )],
+        dead_target: &[("certificates rotate-key --member m3", Refused("m3 is not reached"))],
+        on_the_dead: &[("certificates rotate-key", NOT_RUNNING)],
+        without_majority: &[("certificates rotate-key", NO_MAJORITY)],
+    },
+    Row {
         command: "config show",
         wrong_member: &[("config show m9 --effective", "there is no member m9; there are m1, m2, m3")],
         on_the_dead: &[("config show", NOT_RUNNING)],

@@ -70,6 +70,8 @@ fn granted() -> Arc<Record> {
         priority: 100,
         http: None,
         leaving: false,
+        next_key: None,
+        key_serial: 0,
     };
     let mut record = Record::default();
     let members = [(me.clone(), row)].into();

@@ -2,17 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use mainstay_consensus::{Reconcile, Status, reconcile};
 use mainstay_core::MemberId;
 use mainstay_core::record::{Command, Record};
+use mainstay_core::view::PEER_FRESH;
 use mainstay_net::LeftBehindBy;
 use tracing::{debug, error, info, warn};
 
 use super::{Event, MainLoop, Watched};
 use crate::gossip::{self, NewerRoster};
 use crate::machinery::{FIRST, blocking};
+use crate::own_key::{KEYS_CHANGE, Step};
 use crate::roster::Roster;
 use crate::{clock, join, roster};
 
@@ -30,7 +33,7 @@ impl MainLoop {
             return;
         }
         self.links.leave_behind(&record.membership.left_behind);
-        let newest = roster::of_record(record, &self.machinery.configuration);
+        let newest = roster::of_record(record, &self.machinery.configuration, &self.facts.roster);
         if newest == *self.facts.roster {
             return;
         }
@@ -46,7 +49,7 @@ impl MainLoop {
         let leaving: Roster = leaving
             .into_iter()
             .filter_map(|name| Some((name.clone(), self.facts.roster.get(&name)?.clone())))
-            .filter(|(_, row)| !given_up(&row.key))
+            .filter(|(_, row)| !row.keys().any(given_up))
             .collect();
         self.facts.roster = Arc::new(newest);
         let ids_given = record.membership.next_raft_id;
@@ -59,16 +62,39 @@ impl MainLoop {
             (self.machinery.configuration.directory.clone(), self.machinery.layout.private_access());
         // In order, and always the newest: an older one must not come last.
         let newest = self.roster.subscribe();
-        let machinery = Arc::clone(&self.machinery);
+        let (machinery, keys_kept) = (Arc::clone(&self.machinery), Arc::clone(&self.facts.keys_kept));
         tokio::spawn(async move {
             let _files = machinery.one_writer().await;
             let roster = Arc::clone(&newest.borrow());
+            let key_serial = roster::key_serial(&roster);
             match blocking(move || roster::keep(&directory, &roster, access)).await {
-                Ok(Ok(())) => {}
+                Ok(Ok(())) => drop(keys_kept.fetch_max(key_serial, Ordering::Relaxed)),
                 Ok(Err(error)) => warn!(%error, "the members are not written down"),
                 Err(error) => warn!(%error, "the members are not written down"),
             }
         });
+    }
+
+    /// The next step of a change of this member's own key, if one is under way.
+    pub(super) fn change_own_key(&mut self) {
+        let record = Arc::clone(&self.facts.record);
+        let (me, own) = (self.facts.me.clone(), Arc::clone(&self.machinery.own_key));
+        let Some(row) = record.members.get(&me).filter(|_| record.format >= KEYS_CHANGE) else { return };
+        let now = clock::now();
+        let knows = |name: &MemberId| match *name == me {
+            true => self.facts.keys_kept.load(Ordering::Relaxed) >= row.key_serial,
+            false => self.facts.peers.get(name).is_some_and(|(heard_at, gossip)| {
+                now.since(*heard_at) < PEER_FRESH && gossip.state.keys_kept >= row.key_serial
+            }),
+        };
+        let waits_for = record.members.keys().filter(|name| !knows(name)).cloned().collect();
+        let serial = row.key_serial;
+        match own.step(row, waits_for) {
+            Some(Step::Accept { key }) => self.propose(Command::AcceptKey { member: me, key, serial }),
+            Some(Step::Show) => own.show(),
+            Some(Step::Drop) => self.propose(Command::DropKey { member: me, serial }),
+            None => {}
+        }
     }
 
     /// What `init` has promised before there was a record; each stands in it once.

@@ -31,6 +31,8 @@ fn scrape() -> Scrape {
         postgres: None,
         http: None,
         leaving: false,
+        next_key: None,
+        key_serial: 0,
         key: String::new(),
         priority: 0,
     };

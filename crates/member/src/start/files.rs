@@ -50,16 +50,22 @@ pub(super) fn write_pid(layout: &Layout) -> Result<(), MemberError> {
         .map_err(|source| MemberError::Write { path, source })
 }
 
-/// Who this member is to the others: its key must be the one that the file names.
+/// Who this member is to the others: its key must be one that they know.
 pub(crate) fn endpoint(configuration: &Configuration, roster: &Roster) -> Result<Endpoint, MemberError> {
     let read = |path: &PathBuf| {
         std::fs::read_to_string(path).map_err(|source| MemberError::Read { path: path.clone(), source })
     };
     let bad = |why: String| MemberError::Certificate { path: configuration.tls.certificate.clone(), why };
+    // A change of the key may have been interrupted.
+    mainstay_net::pki::settle_pair(&configuration.tls.certificate, &configuration.tls.key)
+        .map_err(|error| bad(crate::machinery::failed(error).0))?;
     let identity = Identity::from_pem(&read(&configuration.tls.certificate)?, &read(&configuration.tls.key)?)
         .map_err(|error| bad(crate::machinery::failed(error).0))?;
-    let wanted = &configuration.own_row().key;
-    if identity.fingerprint().to_string() != *wanted {
+    // The file names the key that the member began with; the roster has what has become of that.
+    let own = roster.get(&configuration.me);
+    let shown = identity.fingerprint().to_string();
+    let wanted = own.map_or(&configuration.own_row().key, |row| &row.key);
+    if shown != *wanted && !own.is_some_and(|row| row.has_key(&shown)) {
         return Err(MemberError::WrongKey {
             path: configuration.tls.key.clone(),
             member: configuration.me.clone(),

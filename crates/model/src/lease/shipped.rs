@@ -19,6 +19,8 @@ pub(super) fn records(names: &[MemberId], lease_ms: u64) -> Vec<Arc<Record>> {
         priority: 0,
         http: None,
         leaving: false,
+        next_key: None,
+        key_serial: 0,
     };
     let members: BTreeMap<MemberId, Member> = names.iter().map(|name| (name.clone(), row.clone())).collect();
     let settings = Settings { lease_ms, ..Settings::default() };

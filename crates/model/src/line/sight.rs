@@ -286,6 +286,7 @@ impl Minds {
                     checkpointed: true,
                     format: 0,
                     ids_given: 0,
+                    keys_kept: 0,
                     restart: RestartNeed::default(),
                     heard_ms: BTreeMap::new(),
                 };

@@ -172,6 +172,8 @@ fn first_record(names: &[MemberId]) -> Record {
         priority: 0,
         http: None,
         leaving: false,
+        next_key: None,
+        key_serial: 0,
     };
     let members: BTreeMap<MemberId, Member> = names.iter().map(|name| (name.clone(), row.clone())).collect();
     let holder = names.last().expect("at least the primary").clone();

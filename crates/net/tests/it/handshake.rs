@@ -109,6 +109,49 @@ async fn a_link_lets_go_of_a_member_that_was_removed_or_changed_its_key() {
     until_error(&link, "is not that of m1").await;
 }
 
+/// A change of a key, from both ends: nobody is refused at any point, and the old key is worth nothing afterwards.
+#[tokio::test]
+async fn a_member_changes_its_key_while_both_are_accepted() {
+    let (cluster, later) = (Cluster::new(), Cluster::new());
+    let (m1, m2) = (cluster.endpoint("m1"), cluster.endpoint("m2"));
+    let listener = [Listener::start(&m1, any_port()), Listener::start(&m2, any_port())];
+    let links = [
+        m2.link(member("m1"), listener[0].address, Channel::Rpc),
+        m1.link(member("m2"), listener[1].address, Channel::Rpc),
+    ];
+    for link in &links {
+        until_connected(link, true).await;
+    }
+    let (old, new) = (m1.fingerprint(), later.identity("m1").fingerprint());
+    let with = |keys: &[mainstay_net::KeyFingerprint]| {
+        let keys: Vec<_> = keys.iter().map(|key| (member("m1"), *key)).collect();
+        cluster.without("m1").into_iter().chain(keys).collect::<Vec<_>>()
+    };
+    m2.allowlist().replace(with(&[old, new]));
+    m1.show(later.identity("m1")).unwrap();
+    assert_eq!(m1.fingerprint(), new);
+    // Connections by the old key go on, and new ones are made by the new key.
+    for link in [
+        &links[0],
+        &links[1],
+        &m2.link(member("m1"), listener[0].address, Channel::Rpc),
+        &m1.link(member("m2"), listener[1].address, Channel::Rpc),
+    ] {
+        until_connected(link, true).await;
+        assert!(link.status().last_error.is_none(), "{:?}", link.status());
+    }
+    m2.allowlist().replace(with(&[new]));
+    for link in &links {
+        // It is up again too soon for anybody to see that it was down; that it has ended once stays written.
+        until_error(link, "").await;
+        until_connected(link, true).await;
+    }
+    // Whoever has the old key is a stranger.
+    let thief = cluster.endpoint("m1");
+    let link = thief.link(member("m2"), listener[1].address, Channel::Rpc);
+    until_error(&link, "does not accept").await;
+}
+
 #[tokio::test]
 async fn the_dates_of_certificates_do_not_matter() {
     let cluster = Cluster::new();
@@ -176,7 +219,7 @@ async fn a_member_that_was_left_behind_is_told_so_and_stays_out() {
     );
     // Others are only refused.
     let (stranger, mut told) = (cluster.endpoint("m3"), cluster.endpoint("m3").left_behind_by());
-    m1.allowlist().replace([(member("m1"), cluster.identity("m1").fingerprint())].into());
+    m1.allowlist().replace([(member("m1"), cluster.identity("m1").fingerprint())]);
     let link = stranger.link(member("m1"), listener.address, Channel::Raft);
     until_error(&link, "does not accept this member's key").await;
     assert!(told.borrow_and_update().is_none());

@@ -35,6 +35,7 @@ impl World {
             checkpointed: opened.is_some() && view.checkpointed == opened,
             format: if view.record.format > 0 { FORMAT } else { 0 },
             ids_given: view.record.membership.next_raft_id,
+            keys_kept: 0,
             restart: view.restart,
             heard_ms: view.peers.iter().map(|(id, peer)| (id.clone(), millis(peer.heard_at))).collect(),
         }

@@ -62,6 +62,8 @@ fn joining(id: u8, kind: Kind, name: usize, key: u8, port: u16) -> Joining {
             priority: 100,
             http: None,
             leaving: true,
+            next_key: Some("key nobody".to_owned()),
+            key_serial: 9,
         },
         at_unix_ms: 10,
     }
