@@ -26,7 +26,7 @@ pub(crate) use config::{
 pub(crate) use members::{
     InitOptions, JoinOptions, LeaveOptions, MemberOptions, MemberVerb, UninstallOptions,
 };
-pub(crate) use operate::ThawOptions;
+pub(crate) use operate::{HealOptions, HitOptions, ThawOptions};
 pub(crate) use shared::{ConfigOptions, SharedByVerbs, SharedOptions};
 
 /// Keeps a PostgreSQL-backed application up on three machines, or on two and a witness.
@@ -174,6 +174,12 @@ pub(crate) enum Verb {
     /// Lets go on what a drill has frozen; started by the drill
     #[command(hide = true, after_help = "Example: mainstay thaw --pid 4711 --started 1 --after-ms 5000")]
     Thaw(ThawOptions),
+    /// Causes a fault on this machine; started by the member, for a drill on another one
+    #[command(hide = true, after_help = "Example: mainstay hit cut --for-ms 15000")]
+    Hit(HitOptions),
+    /// Takes back what a drill has cut; started by the drill
+    #[command(hide = true, after_help = "Example: mainstay heal --after-ms 20000")]
+    Heal(HealOptions),
 }
 
 #[derive(Debug, Args)]
@@ -308,6 +314,8 @@ pub(crate) enum DrillFault {
     Kill,
     /// SIGSTOP to PostgreSQL's postmaster
     Freeze,
+    /// No network between the member's machine and the other members
+    Cut,
     /// A planned change of the primary
     Switchover,
 }
@@ -317,6 +325,7 @@ impl DrillFault {
         match self {
             DrillFault::Kill => "kill",
             DrillFault::Freeze => "freeze",
+            DrillFault::Cut => "cut",
             DrillFault::Switchover => "switchover",
         }
     }
@@ -329,6 +338,15 @@ pub(crate) enum DrillScope {
     Postgresql,
     /// PostgreSQL, its guard and the member, as if the machine had lost power
     Member,
+}
+
+impl DrillScope {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            DrillScope::Postgresql => "postgresql",
+            DrillScope::Member => "member",
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -346,6 +364,9 @@ pub(crate) struct DrillOptions {
     /// How long writes may be away; by default the lease and a second
     #[arg(long, value_name = "TIME", value_parser = length_of_time)]
     pub(crate) goal: Option<Duration>,
+    /// How long `cut` lasts, and `freeze` on another machine; by default the lease and 12 seconds
+    #[arg(long = "for", value_name = "TIME", value_parser = length_of_time)]
+    pub(crate) length: Option<Duration>,
     /// Do not ask
     #[arg(long)]
     pub(crate) yes: bool,

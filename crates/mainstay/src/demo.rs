@@ -54,7 +54,7 @@ async fn carry_out(verb: DemoVerb, place: &Place, json: bool) -> Result<ExitCode
         DemoVerb::Verify { only } => verbs::verify(place, &only, json).await,
         DemoVerb::Drill { fault, member, goal } => {
             let scope = DrillScope::Postgresql;
-            verbs::drill(place, Plan { fault, scope, member, goal, json }).await
+            verbs::drill(place, Plan { fault, scope, member, goal, length: None, json }).await
         }
         DemoVerb::Explain { last } => verbs::explain(place, last, json).await,
     }

@@ -58,6 +58,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Completions(options) => commands::completions::run(&options),
         Verb::Man(options) => commands::man::run(&options),
         Verb::Thaw(options) => Ok(commands::drill::thaw(&options)),
+        Verb::Heal(options) => Ok(commands::drill::heal(&options)),
         verb => {
             let runtime =
                 tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -98,8 +99,14 @@ async fn run_async(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Support(options) => commands::support::run(&options).await,
         Verb::Psql(options) => commands::psql::run(&options).await,
         Verb::Demo(options) => demo::run(options).await,
+        Verb::Hit(options) => commands::drill::hit(&options).await,
         Verb::AfterStop(options) => commands::after_stop::run(&options).await,
-        Verb::Guard(_) | Verb::Decide(_) | Verb::Thaw(_) | Verb::Completions(_) | Verb::Man(_) => {
+        Verb::Guard(_)
+        | Verb::Decide(_)
+        | Verb::Thaw(_)
+        | Verb::Heal(_)
+        | Verb::Completions(_)
+        | Verb::Man(_) => {
             unreachable!("handled before the runtime was made")
         }
     }

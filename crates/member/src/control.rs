@@ -7,6 +7,7 @@ mod caller;
 mod certificates;
 mod clients;
 mod configuration;
+mod drill;
 mod forward;
 mod health;
 mod input;
@@ -49,11 +50,12 @@ use crate::observe::Sql;
 use crate::propose::Proposer;
 use crate::reach::Reacher;
 use crate::status::{Status, WITHOUT_MAJORITY};
-use crate::verify;
+use crate::verify::{self, Program};
 
 pub(crate) use caller::Callers;
 pub use clients::{AddClient, ClientRow, RemoveClient};
 pub use configuration::{ConfigAnswer, ConfigChange, ConfigChanged, TuneAnswer, TunedParameter};
+pub use drill::DrillRequest;
 pub(crate) use forward::Forwarded;
 pub use logs::MOST_LOG_ENTRIES;
 pub use members::{InviteAnswer, InviteRequest, LeaveRequest, OpenInvitation, RevokeRequest};
@@ -91,6 +93,7 @@ pub(crate) struct Control {
     pub(crate) configure: Configure,
     pub(crate) links: Links,
     pub(crate) forwarded: Forwarded,
+    pub(crate) hit: Program,
 }
 
 /// Over TCP, without a password: nothing secret, nothing that changes anything.
@@ -121,6 +124,7 @@ fn private_routes() -> Routes<Control> {
         .post("/v1/switchover", switchover::switchover)
         .post("/v1/switchover/scheduled", operate::schedule)
         .post("/v1/failover", operate::failover)
+        .post("/v1/drill", drill::drill)
         .post("/v1/pause", operate::pause)
         .post("/v1/resume", operate::resume)
         .post("/v1/maintenance", operate::maintenance)

@@ -55,4 +55,4 @@ pub use configuration::Configuration;
 pub use configure::{Judged, Reload, ReloadAnswer};
 pub use own_key::KeyStatus;
 pub use start::{Finish, MemberError, create, run};
-pub use verify::Verifier;
+pub use verify::{Program, Programs};

@@ -39,7 +39,7 @@ use crate::record_machine::RecordMachine;
 use crate::report::Constants;
 use crate::roster::{self, Roster};
 use crate::status::Status;
-use crate::verify::Verifier;
+use crate::verify::Programs;
 use crate::{certificates, databases, health, inventory, log_rotation, notify, observe, verify};
 pub use error::MemberError;
 pub(crate) use files::{endpoint, install_certificates};
@@ -104,11 +104,11 @@ pub enum Finish {
 
 /// Runs the member until it is told to stop.
 ///
-/// `reload` reads its file again, when it is told to; `verifier` is what it verifies the cluster with.
+/// `reload` reads its file again, when it is told to; `programs` is what it runs of its own program.
 pub async fn run(
     configuration: Configuration,
     reload: Reload,
-    verifier: Verifier,
+    programs: Programs,
 ) -> Result<Finish, MemberError> {
     let (tools, layout) = tools_and_layout(&configuration).await?;
     refuse_if_left_behind(&layout)?;
@@ -146,7 +146,7 @@ pub async fn run(
         store,
         lease,
         guard_directory: places.guard,
-        verifier,
+        programs,
     };
     member.run(server, outgoing, reload).await
 }
@@ -162,7 +162,7 @@ struct Member {
     store: RaftStore<RecordMachine>,
     lease: LeaseThread,
     guard_directory: PathBuf,
-    verifier: Verifier,
+    programs: Programs,
 }
 
 impl Member {
@@ -307,7 +307,7 @@ impl Member {
         heartbeat: &Heartbeat,
     ) -> Seen {
         let every = machinery.verify_every.subscribe();
-        let verified = verify::start(self.verifier.clone(), every, status.clone());
+        let verified = verify::start(self.programs.verify.clone(), every, status.clone());
         Seen {
             status,
             lease: watched.lease.clone(),
@@ -363,6 +363,7 @@ impl Member {
             configure,
             links,
             forwarded,
+            hit: self.programs.hit.clone(),
         }
     }
 

@@ -22,13 +22,22 @@ use crate::clock;
 use crate::machinery::blocking;
 use crate::status::{Role, Status, VerifyStatus};
 
-/// What is run: a program that prints what `mainstay verify --json` does, and that ends when its standard input does.
-///
-/// That its input ends is how it learns that the member is gone, however that has died: the kernel closes the other end.
+/// A program and the arguments that it is always given.
 #[derive(Clone, Debug)]
-pub struct Verifier {
+pub struct Program {
     pub program: PathBuf,
     pub arguments: Vec<OsString>,
+}
+
+/// What a member runs of its own program, which it does not know.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// Prints what `mainstay verify --json` does, and ends when its standard input does.
+    ///
+    /// That its input ends is how it learns that the member is gone, however that has died: the kernel closes the other end.
+    pub verify: Program,
+    /// Causes the fault that the arguments behind its own name, having said `ready`; see [`crate::control::DrillRequest`].
+    pub hit: Program,
 }
 
 /// When it is run, and for how long at most.
@@ -136,7 +145,7 @@ pub(crate) type Seen = watch::Receiver<Option<Arc<Verified>>>;
 
 /// Verifies every `every` while `status` says that this member is the primary, for as long as the runtime lives.
 pub(crate) fn start(
-    verifier: Verifier,
+    verifier: Program,
     every: watch::Receiver<Option<Duration>>,
     status: watch::Receiver<Arc<Status>>,
 ) -> Seen {
@@ -145,7 +154,7 @@ pub(crate) fn start(
 
 fn start_at(
     pace: Pace,
-    verifier: Verifier,
+    verifier: Program,
     every: watch::Receiver<Option<Duration>>,
     status: watch::Receiver<Arc<Status>>,
 ) -> Seen {
@@ -156,7 +165,7 @@ fn start_at(
 
 struct Schedule {
     pace: Pace,
-    verifier: Verifier,
+    verifier: Program,
     every: watch::Receiver<Option<Duration>>,
     status: watch::Receiver<Arc<Status>>,
     publish: watch::Sender<Option<Arc<Verified>>>,

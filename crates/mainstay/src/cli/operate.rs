@@ -3,7 +3,7 @@
 use clap::Args;
 use mainstay_core::MemberId;
 
-use super::{ConfigOptions, SharedOptions};
+use super::{ConfigOptions, DrillFault, DrillScope, SharedOptions};
 
 #[derive(Debug, Args)]
 pub(crate) struct FailoverOptions {
@@ -81,6 +81,27 @@ pub(crate) struct ThawOptions {
     #[arg(long)]
     pub(crate) started: u64,
     /// After how many milliseconds it goes on
+    #[arg(long)]
+    pub(crate) after_ms: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HitOptions {
+    /// What to do
+    pub(crate) fault: DrillFault,
+    #[command(flatten)]
+    pub(crate) config: ConfigOptions,
+    /// What `kill` kills
+    #[arg(long, value_enum, default_value = "postgresql")]
+    pub(crate) scope: DrillScope,
+    /// How long it lasts, in milliseconds
+    #[arg(long)]
+    pub(crate) for_ms: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HealOptions {
+    /// After how many milliseconds
     #[arg(long)]
     pub(crate) after_ms: u64,
 }

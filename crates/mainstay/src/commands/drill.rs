@@ -1,9 +1,11 @@
 //! `drill`: a planned fault with the user's word, measured by a client that writes, and compared with what was promised.
 
+mod cut;
 mod fault;
 mod precheck;
 mod report;
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,11 +13,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use mainstay_core::{MemberId, Now};
 use mainstay_member::Configuration;
+use mainstay_member::control::DrillRequest;
 use mainstay_member::roster;
 use mainstay_member::status::Status;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cli::{DrillFault, DrillOptions, DrillScope};
+use crate::cli::{DrillFault, DrillOptions, DrillScope, HitOptions};
 use crate::client::{self, Control};
 use crate::output::println;
 use crate::target::{self, Target};
@@ -25,11 +28,16 @@ use fault::Fault;
 use precheck::Before;
 use report::Report;
 
+pub(crate) use cut::{heal, heal_in_passing};
 pub(crate) use fault::thaw;
 
 /// Where the writer's rows go; the table is dropped at the end, and by the next drill.
 const TABLE: &str = "mainstay_drill";
 const WRITE_INTERVAL: Duration = Duration::from_millis(10);
+/// The default of how long a cut lasts beside the lease: the others fail over, and the one that is cut off is seen to be silent.
+const BESIDE_LEASE: Duration = Duration::from_secs(12);
+/// The answer to whoever has asked is on its way before the fault.
+const ANSWERED: Duration = Duration::from_millis(300);
 /// What writing is like before and after.
 const BASELINE: Duration = Duration::from_secs(1);
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
@@ -46,7 +54,16 @@ pub(crate) struct Plan {
     /// The member that is hit; for a switchover the one that is to take over, if one was named.
     pub(crate) member: Option<MemberId>,
     pub(crate) goal: Option<Duration>,
+    /// How long a cut lasts, and a freeze on another machine.
+    pub(crate) length: Option<Duration>,
     pub(crate) json: bool,
+}
+
+impl Plan {
+    /// A cut must last for longer than the lease, or nothing follows from it.
+    fn length(&self, configuration: &Configuration) -> Duration {
+        self.length.unwrap_or(configuration.lease + BESIDE_LEASE)
+    }
 }
 
 pub(crate) async fn run(options: &DrillOptions) -> Result<ExitCode> {
@@ -56,6 +73,7 @@ pub(crate) async fn run(options: &DrillOptions) -> Result<ExitCode> {
         scope: options.scope,
         member: options.member.clone(),
         goal: options.goal,
+        length: options.length,
         json: options.shared.json,
     };
     carry_out(&configuration, &plan, options.yes).await
@@ -138,6 +156,8 @@ async fn measure(
     let at = mainstay_member::now();
     let mut asked = None;
     match plan.fault {
+        _ if before.elsewhere => order(configuration, plan, before).await?,
+        DrillFault::Cut => unreachable!("refused where it would be measured"),
         DrillFault::Kill => fault.kill(configuration, plan.scope, before)?,
         DrillFault::Freeze => fault.freeze(before)?,
         DrillFault::Switchover => {
@@ -168,6 +188,44 @@ async fn measure(
     let checked = writer.check().await?;
     let status = status(configuration).await?;
     Ok(Report::new(configuration, plan, before, &status, at, writer, checked, whole))
+}
+
+/// The member of another machine is asked to do it there.
+async fn order(configuration: &Configuration, plan: &Plan, before: &Before) -> Result<()> {
+    let for_ms = u64::try_from(plan.length(configuration).as_millis()).unwrap_or(u64::MAX);
+    let (fault, scope) = (plan.fault.as_str().to_owned(), plan.scope.as_str().to_owned());
+    let control = Control::on(configuration, before.hit.as_ref());
+    let _: DrillRequest = control.post("/v1/drill", &DrillRequest { fault, scope, for_ms }).await?;
+    Ok(())
+}
+
+/// The hidden verb: what another machine has asked for. The checks are made again, by the one that is hit.
+pub(crate) async fn hit(options: &HitOptions) -> Result<ExitCode> {
+    let configuration = configuration::load(&options.config.config)?;
+    let length = Duration::from_millis(options.for_ms);
+    let (fault, scope) = (options.fault, options.scope);
+    let member = Some(configuration.me.clone());
+    let plan = Plan { fault, scope, member, goal: None, length: Some(length), json: true };
+    let status = Control::of(&configuration).status().await?;
+    let before = precheck::ordered(&configuration, &plan, &status)?;
+    let addresses = match fault {
+        DrillFault::Cut => cut::addresses(&configuration)?,
+        _ => BTreeSet::new(),
+    };
+    println!("ready");
+    tokio::time::sleep(ANSWERED).await;
+    let mut hitting = Fault::default();
+    match fault {
+        DrillFault::Kill => hitting.kill(&configuration, scope, &before)?,
+        DrillFault::Freeze => {
+            hitting.freeze(&before)?;
+            tokio::time::sleep(length).await;
+        }
+        DrillFault::Cut => tokio::task::spawn_blocking(move || cut::cut(&addresses, length)).await??,
+        DrillFault::Switchover => bail!("a switchover is asked for with: mainstay switchover"),
+    }
+    hitting.undo();
+    Ok(ExitCode::SUCCESS)
 }
 
 fn errors(writer: &Writer) -> u64 {
@@ -234,8 +292,14 @@ async fn wait_whole(
         if let Ok(status) = status(configuration).await {
             let hit = status.members.iter().find(|row| Some(&row.name) == before.hit.as_ref());
             let pid = hit.and_then(|row| row.postgres.as_ref()).and_then(|postgres| postgres.pid);
-            let is_another = plan.fault == DrillFault::Switchover && status.epoch > before.epoch
-                || plan.fault != DrillFault::Switchover && pid.is_some() && pid != before.pid;
+            // A standby that was frozen or cut off goes on as the same server.
+            let passes = matches!(plan.fault, DrillFault::Freeze | DrillFault::Cut) && !before.hits_primary;
+            let over = mainstay_member::now().since(at) > plan.length(configuration) + ANSWERED;
+            let is_another = match plan.fault {
+                DrillFault::Switchover => status.epoch > before.epoch,
+                _ if passes => over || !before.elsewhere,
+                _ => pid.is_some() && pid != before.pid,
+            };
             if is_another && precheck::whole(&status).is_ok() {
                 return Ok(Some(mainstay_member::now().since(at)));
             }

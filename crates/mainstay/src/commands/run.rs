@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use mainstay_member::{Finish, Verifier, notify};
+use mainstay_member::{Finish, Program, Programs, notify};
 
+use super::drill;
 use crate::cli::RunOptions;
 use crate::{configuration, logging};
 
@@ -39,16 +40,21 @@ async fn run_member(options: &RunOptions) -> Result<Finish> {
     end_on_panic();
     let file = options.config.config.clone();
     let reload = Arc::new(move || configuration::load(&file).map_err(|error| error.to_string()));
-    let verifier = verifier(&options.config.config)?;
-    Ok(mainstay_member::run(configuration, reload, verifier).await?)
+    let programs = programs(&options.config.config)?;
+    drill::heal_in_passing();
+    Ok(mainstay_member::run(configuration, reload, programs).await?)
 }
 
-/// This program, asked to verify. Its path is looked up now: once an upgrade has replaced the file, the new one is run.
-fn verifier(config: &Path) -> Result<Verifier> {
-    let config = std::path::absolute(config)?;
-    let words = ["verify", "--json", "--ends-with-input", "--config"].map(OsString::from);
-    let arguments = words.into_iter().chain([config.into_os_string()]).collect();
-    Ok(Verifier { program: std::env::current_exe()?, arguments })
+/// This program, asked to verify and to cause faults. Its path is looked up now: once an upgrade has replaced the file, the new
+/// one is run.
+fn programs(config: &Path) -> Result<Programs> {
+    let (program, config) = (std::env::current_exe()?, std::path::absolute(config)?);
+    let with = |words: &[&str]| {
+        let words = words.iter().map(OsString::from);
+        let arguments = words.chain([OsString::from("--config"), config.clone().into_os_string()]).collect();
+        Program { program: program.clone(), arguments }
+    };
+    Ok(Programs { verify: with(&["verify", "--json", "--ends-with-input"]), hit: with(&["hit"]) })
 }
 
 /// A member of which one thread is gone would go on with the others, and take over no more. Its guard keeps the deadline, and

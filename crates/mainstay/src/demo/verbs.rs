@@ -177,7 +177,7 @@ pub(super) async fn verify(place: &Place, only: &[String], json: bool) -> Result
 pub(super) async fn drill(place: &Place, plan: Plan) -> Result<ExitCode> {
     let status = place.status().await?;
     let hit = match (&plan.member, plan.fault) {
-        (Some(member), DrillFault::Kill | DrillFault::Freeze) => member.clone(),
+        (Some(member), DrillFault::Kill | DrillFault::Freeze | DrillFault::Cut) => member.clone(),
         _ => status.primary.context("there is no primary; see why with `status`")?,
     };
     drill_command::carry_out(&place.member(&hit)?.configuration()?, &plan, true).await

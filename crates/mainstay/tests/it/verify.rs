@@ -138,12 +138,33 @@ fn a_foreign_authority(demo: &Demo) {
 
 fn drills(demo: &Demo) {
     let file = |member| demo.configuration(member).display().to_string();
-    let elsewhere = mainstay(&["drill", "kill", "--member", "m2", "--yes", "--config", &file("m1")]);
-    assert!(
-        stderr(&elsewhere).contains("m2 runs on another machine; run this there"),
-        "{}",
-        stderr(&elsewhere)
+    let refused = |arguments: &[&str], expected: &str| {
+        let output = mainstay(&[&["drill"], arguments, &["--yes", "--config", &file("m1")]].concat());
+        let said = stderr(&output);
+        assert!(output.status.code() == Some(1) && said.contains(expected), "{arguments:?}: {said}");
+    };
+    wait_until("the cluster is whole", || is_whole(demo));
+    refused(&["cut", "--member", "m1"], "run this on another member's machine");
+    refused(
+        &["cut", "--member", "m2", "--for", "2s"],
+        "a cut that is over before the lease is shows nothing",
     );
+    // The members of a demo share a machine.
+    refused(&["cut", "--member", "m2"], "which is this machine: there is no network to cut");
+    for arguments in [["kill", "--member", "m2"].as_slice(), &["freeze", "--member", "m3", "--for", "2s"]] {
+        wait_until("the cluster is whole", || is_whole(demo));
+        // m1 asks the other member, as on another machine, and measures.
+        let more = ["--goal", "30s", "--yes", "--json", "--config", &file("m1")];
+        let output = mainstay(&[&["drill"], arguments, &more].concat());
+        let report = parse(&output);
+        assert_eq!((output.status.code(), &report["lost"]), (Some(0), &Value::from(0)), "{report:#}");
+        assert_eq!(
+            (&report["member"], &report["primary"]),
+            (&arguments[2].into(), &"m1".into()),
+            "{report:#}"
+        );
+    }
+    wait_until("the cluster is whole", || is_whole(demo));
     let unasked = mainstay(&["drill", "kill", "--config", &file("m1")]);
     assert!(stderr(&unasked).contains("that is not the cluster's name"), "{}", stderr(&unasked));
     assert_eq!(demo.status()["primary"], "m1");

@@ -38,6 +38,15 @@ impl Caller {
         }
     }
 
+    /// Faults are caused on the word of somebody who is on a member's machine.
+    pub(super) fn may_drill(&self) -> Result<(), Refuse> {
+        match self {
+            Caller::Local { .. } | Caller::Member { .. } => Ok(()),
+            Caller::Client { name } => Err(Refuse::forbidden(format!("{name} cannot cause faults"))
+                .remedy("run on a member's machine: mainstay drill")),
+        }
+    }
+
     /// Who asks, for people.
     pub(super) fn name(&self) -> String {
         match self {

@@ -18,10 +18,10 @@ impl Place {
         Place(path)
     }
 
-    fn verifier(&self, script: &str) -> Verifier {
+    fn verifier(&self, script: &str) -> Program {
         let script = format!("cd {}; {script}", self.0.display());
         let arguments = ["-c", &script].map(OsString::from).to_vec();
-        Verifier { program: PathBuf::from("/bin/sh"), arguments }
+        Program { program: PathBuf::from("/bin/sh"), arguments }
     }
 
     fn read(&self, file: &str) -> String {

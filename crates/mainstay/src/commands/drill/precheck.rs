@@ -19,6 +19,8 @@ pub(super) struct Before {
     /// Whose processes are hit; `None` for a switchover.
     pub(super) hit: Option<MemberId>,
     pub(super) hits_primary: bool,
+    /// Whether the member that is hit runs on another machine.
+    pub(super) elsewhere: bool,
     /// The postmaster and the other processes of the member that is hit.
     pub(super) pid: Option<u32>,
     pub(super) member_pid: Option<u32>,
@@ -65,30 +67,48 @@ pub(super) fn check(configuration: &Configuration, plan: &Plan, status: &Status)
         let names: Vec<&str> = status.members.iter().map(|row| row.name.as_str()).collect();
         format!("there is no member {hit}; there are {}", names.join(", "))
     })?;
-    if hit != configuration.me {
-        bail!("{hit} runs on another machine; run this there: mainstay drill {}", verb(plan));
+    if plan.fault == DrillFault::Cut && hit == configuration.me {
+        bail!(
+            "who is cut off can measure nothing; run this on another member's machine: mainstay drill cut --member {hit}"
+        );
     }
-    if row.kind == Kind::Witness {
+    if plan.fault == DrillFault::Cut && plan.length(configuration) <= configuration.lease {
+        bail!(
+            "a cut that is over before the lease is shows nothing; give --for more than {:?}",
+            configuration.lease
+        );
+    }
+    may_be_hit(plan, status, row)?;
+    let hits_primary = hit == primary;
+    Ok(Before { elsewhere: hit != configuration.me, ..hitting(plan, status, row, primary, hits_primary) })
+}
+
+/// The same on the machine that is hit, at the word of another one, which measures it.
+pub(super) fn ordered(configuration: &Configuration, plan: &Plan, status: &Status) -> Result<Before> {
+    let not_now = "the cluster is not whole, so no drill now; see `mainstay verify`";
+    whole(status).context(not_now)?;
+    let primary = status.primary.clone().context(not_now)?;
+    let row = status.members.iter().find(|row| row.name == configuration.me).context(not_now)?;
+    may_be_hit(plan, status, row)?;
+    let hits_primary = primary == configuration.me;
+    Ok(hitting(plan, status, row, primary, hits_primary))
+}
+
+/// Whether there is something to hit, and enough without it.
+fn may_be_hit(plan: &Plan, status: &Status, row: &MemberStatus) -> Result<()> {
+    let hit = &row.name;
+    if row.kind == Kind::Witness && plan.fault != DrillFault::Cut {
         bail!("{hit} is a witness and has no PostgreSQL; name a data member with --member");
     }
     let voters = status.members.iter().filter(|row| row.votes).count();
-    let left = status.members.iter().filter(|row| row.votes && row.name != hit).count();
-    if plan.scope == DrillScope::Member && plan.fault == DrillFault::Kill && left <= voters / 2 {
+    let left = status.members.iter().filter(|row| row.votes && row.name != *hit).count();
+    let whole_member = plan.scope == DrillScope::Member && plan.fault == DrillFault::Kill;
+    if (whole_member || plan.fault == DrillFault::Cut) && left <= voters / 2 {
         bail!(
             "without {hit} {left} of {voters} voters would be left, no majority; add a third member or a witness"
         );
     }
-    let hits_primary = hit == primary;
-    Ok(hitting(plan, status, row, primary, hits_primary))
-}
-
-fn verb(plan: &Plan) -> &'static str {
-    match (plan.fault, plan.scope) {
-        (DrillFault::Kill, DrillScope::Postgresql) => "kill",
-        (DrillFault::Kill, DrillScope::Member) => "kill --scope member",
-        (DrillFault::Freeze, _) => "freeze",
-        (DrillFault::Switchover, _) => "switchover",
-    }
+    Ok(())
 }
 
 fn planned(plan: &Plan, status: &Status, primary: MemberId) -> Before {
@@ -100,6 +120,7 @@ fn planned(plan: &Plan, status: &Status, primary: MemberId) -> Before {
         primary,
         hit: None,
         hits_primary: true,
+        elsewhere: false,
         pid: None,
         member_pid: None,
         guard_pid: None,
@@ -117,6 +138,7 @@ fn hitting(
     let hit = &row.name;
     let what = match (plan.fault, plan.scope) {
         (DrillFault::Freeze, _) => "PostgreSQL's postmaster is stopped in its tracks (SIGSTOP)",
+        (DrillFault::Cut, _) => "the network to the other members is cut",
         (_, DrillScope::Member) => "the member, its guard and PostgreSQL are killed (kill -9)",
         _ => "PostgreSQL is killed (kill -9)",
     };
@@ -130,6 +152,7 @@ fn hitting(
         primary,
         hit: Some(hit.clone()),
         hits_primary,
+        elsewhere: false,
         pid: row.postgres.as_ref().and_then(|postgres| postgres.pid),
         member_pid: row.pid,
         guard_pid: row.guard_pid,
