@@ -24,7 +24,7 @@ usage: cargo xtask COMMAND
   tidy           the house rules that no compiler knows (STYLE.md)
   sim [...]      the seeded simulation, e.g. --seeds 100, or --seed 7 --trace
   lab [...]      faults on real clusters in network namespaces (root), e.g. --only postmaster-killed
-  bench [...]    measurements on real clusters: failover, idle, starve
+  bench [...]    measurements on real clusters: failover, idle, sql, starve
   package [...]  Debian's package, in target/package; --fast --binary PATH for one to try";
 
 /// Commands that are programs of the workspace, with their first argument, run with whatever arguments follow.

@@ -5,6 +5,7 @@
 //! - [`run`] is the guard. It has one thread, holds its state in memory only, and looks at the clock before anything else
 //!   in each round. A guard that starts anew ends what it finds and knows of no epoch.
 //! - [`GuardClient`] and [`Armer`] are the member's side, [`spawn`] starts a guard that outlives the member.
+//! - [`Companion`] is how a member finds a process of another kind that outlives it too: the SQL proxy.
 //! - [`leftovers`] and [`kill_leftovers`] are for the member when the guard itself was killed.
 //!
 //! **What may block.** While a server is open, the guard makes no call that waits for a disk, a directory service or
@@ -18,6 +19,7 @@
 mod cgroup;
 mod client;
 mod clock;
+mod companion;
 mod door;
 mod guard;
 mod hardening;
@@ -37,6 +39,7 @@ mod spawn;
 pub use client::armer::Armer;
 pub use client::{Child, ClientError, GuardClient, GuardEvent, SpawnGuard};
 pub use clock::boottime_ns;
+pub use companion::{Companion, CompanionLock};
 pub use guard::{GuardError, Options, run};
 pub use leftovers::{LeftoversError, kill_leftovers, leftovers};
 pub use protocol::{

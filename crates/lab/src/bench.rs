@@ -3,6 +3,7 @@
 pub mod failover;
 pub mod hog;
 pub mod idle;
+pub mod sql;
 pub mod starve;
 pub mod table;
 
@@ -11,10 +12,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::client::GapClient;
+use crate::client::{GapClient, Through};
 use crate::cluster::Cluster;
 use crate::network::Index;
-use crate::{clock, interrupt, sql};
+use crate::{clock, interrupt};
 
 /// Before each event the client must have been writing for so long without a pause.
 const BASELINE: Duration = Duration::from_secs(2);
@@ -35,9 +36,9 @@ pub struct Options {
 
 /// A new client that writes steadily.
 fn steady_client(cluster: &Cluster) -> Result<GapClient> {
-    let servers = cluster.data_members().map(|member| sql::application(&member.site)).collect();
+    let servers = cluster.data_members().map(|member| crate::sql::application(&member.site)).collect();
     let number = i64::try_from(clock::now().0).unwrap_or(i64::MAX);
-    let client = GapClient::start(number, servers, None)?;
+    let client = GapClient::start(number, servers, Through::Postgres, None)?;
     let deadline = clock::now().plus(BASELINE_PATIENCE);
     let steady = interrupt::wait_until(deadline, LOOK_INTERVAL, || {
         let now = clock::now();

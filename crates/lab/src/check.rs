@@ -154,7 +154,8 @@ mod tests {
 
     #[test]
     fn lost_duplicated_and_failed_but_present_are_told_apart() {
-        let attempt = |id, outcome| Attempt { id, begun: Now(0), ended: Now(1), outcome, error: None };
+        let attempt =
+            |id, outcome| Attempt { id, begun: Now(0), ended: Now(1), outcome, error: None, code: None };
         let history = History {
             attempts: vec![
                 attempt(1, Outcome::Acknowledged),
@@ -163,6 +164,7 @@ mod tests {
                 attempt(4, Outcome::Unknown),
                 attempt(5, Outcome::Acknowledged),
             ],
+            connected: Vec::new(),
         };
         let verdict = Verdict::of(&history, &BTreeMap::from([(1, 1), (2, 2), (3, 1), (4, 1)]));
         assert_eq!(verdict.lost, BTreeSet::from([5]));

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
+use tokio_postgres::Config;
 
 use crate::control::Status;
 use crate::disk::Disk;
@@ -132,6 +133,16 @@ impl Cluster {
     /// The newest word, that of the primary itself if there is one.
     pub fn status(&self) -> Option<Status> {
         newest(self.statuses())
+    }
+
+    /// How applications reach `members`: PostgreSQL itself, or the SQL proxies where there are some.
+    pub fn ways<'a>(&self, members: impl Iterator<Item = &'a Member>) -> Vec<Config> {
+        let name = self.name();
+        let way = |member: &Member| match self.plan.sql_proxy {
+            true => sql::through_proxy(&member.site, &name),
+            false => sql::application(&member.site),
+        };
+        members.map(way).collect()
     }
 
     pub fn member(&self, name: &str) -> Result<&Member> {

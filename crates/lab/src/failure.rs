@@ -51,6 +51,8 @@ fn copy(member: &Member, place: &Path) {
     for log in ["guard.log", "postgresql.log"] {
         let _ = fs::copy(site.directory.join("log").join(log), place.join(format!("{}-{log}", site.name)));
     }
+    let proxy = site.directory.join("sql-proxy/sql-proxy.log");
+    let _ = fs::copy(proxy, place.join(format!("{}-sql-proxy.log", site.name)));
     if let Ok(text) = control::explain_text(&site.control_socket(), DECISIONS) {
         let _ = fs::write(place.join(format!("{}-explain.json", site.name)), text);
     }

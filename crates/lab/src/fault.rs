@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::sys::ptrace;
@@ -13,6 +14,11 @@ use crate::heal::Undo;
 use crate::member::Member;
 use crate::process::{self, Kind, Process};
 use crate::program;
+use crate::{clock, interrupt};
+
+/// What was sent SIGKILL goes at once, unless a disk holds it or a thread of it is being traced.
+const KILL_PATIENCE: Duration = Duration::from_secs(20);
+const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -22,6 +28,7 @@ pub enum Fault {
     KillMachine,
     KillMember,
     KillGuard,
+    KillSqlProxy,
     StopPostgres,
     StopMember,
     HangMainLoop,
@@ -48,6 +55,7 @@ pub const WORDS: &[(&str, Fault, &str)] = &[
     ("kill-machine", Fault::KillMachine, "SIGKILL to member, guard and PostgreSQL"),
     ("kill-member", Fault::KillMember, "SIGKILL to the member's process alone"),
     ("kill-guard", Fault::KillGuard, "SIGKILL to the guard alone"),
+    ("kill-sql-proxy", Fault::KillSqlProxy, "SIGKILL to the SQL proxy alone"),
     ("stop-postgres", Fault::StopPostgres, "SIGSTOP to every process of PostgreSQL"),
     ("stop-member", Fault::StopMember, "SIGSTOP to the member's process alone"),
     (
@@ -99,6 +107,7 @@ pub fn perform(cluster: &mut Cluster, fault: Fault, targets: &[String]) -> Resul
         Fault::KillPostgres => kill(cluster, targets, |kind| kind == Kind::Postgres),
         Fault::KillMember => kill(cluster, targets, |kind| kind == Kind::Member),
         Fault::KillGuard => kill(cluster, targets, |kind| kind == Kind::Guard),
+        Fault::KillSqlProxy => kill(cluster, targets, |kind| kind == Kind::SqlProxy),
         Fault::KillMachine => targets.iter().try_for_each(|target| cluster.member_mut(target)?.kill_all()),
         Fault::StopPostgres => stop(cluster, fault, targets, |process| process.kind == Kind::Postgres),
         Fault::StopMember => stop(cluster, fault, targets, |process| process.kind == Kind::Member),
@@ -122,11 +131,17 @@ pub fn perform(cluster: &mut Cluster, fault: Fault, targets: &[String]) -> Resul
 }
 
 fn kill(cluster: &Cluster, targets: &[String], wanted: impl Fn(Kind) -> bool) -> Result<()> {
+    let mut killed = Vec::new();
     for target in targets {
-        let count = cluster.member(target)?.signal(Signal::SIGKILL, &wanted)?;
-        anyhow::ensure!(count > 0, "nothing of the kind runs on {target}");
+        let pids = cluster.member(target)?.pids(&wanted);
+        anyhow::ensure!(!pids.is_empty(), "nothing of the kind runs on {target}");
+        process::signal(pids.iter().copied(), Signal::SIGKILL)?;
+        killed.extend(pids);
     }
-    Ok(())
+    // What comes next may start them again, and finds none of them then, also where the machine is busy.
+    let deadline = clock::now().plus(KILL_PATIENCE);
+    let gone = || killed.iter().all(|pid| process::look(*pid).is_none()).then_some(());
+    interrupt::wait_until(deadline, LOOK_INTERVAL, gone)?.context("what was killed does not end")
 }
 
 fn postmaster(member: &Member) -> Result<i32> {

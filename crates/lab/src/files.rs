@@ -16,6 +16,8 @@ use mainstay_net::pki::{self, ClusterCa};
 pub const MEMBER_PORT: u16 = 7400;
 pub const POSTGRES_PORT: u16 = 5432;
 pub const HTTP_PORT: u16 = 7480;
+/// Of the SQL proxies, for clients of the primary.
+pub const SQL_PROXY_PORT: u16 = 6432;
 /// The role and the database of applications.
 pub const APPLICATION: &str = "app";
 
@@ -39,6 +41,8 @@ pub struct Plan {
     pub founded: bool,
     /// Machines that are no members yet.
     pub spares: u8,
+    /// Whether every data member runs a SQL proxy, and clients come through these.
+    pub sql_proxy: bool,
 }
 
 impl Plan {
@@ -52,6 +56,7 @@ impl Plan {
             supervised: false,
             founded: false,
             spares: 0,
+            sql_proxy: false,
         }
     }
 
@@ -97,6 +102,11 @@ impl Site {
     }
 }
 
+/// The application's password: the SQL proxies ask for it, wherever the client is.
+pub fn application_password(cluster: &str) -> String {
+    format!("application-of-{cluster}")
+}
+
 /// The machines of `plan` below `base`: m1, m2, …, also for the spare ones, and w1, w2, … for the witnesses.
 pub fn sites(plan: &Plan, base: &Path, address: impl Fn(u8) -> Ipv4Addr) -> Result<Vec<Site>> {
     let data = |numbers: RangeInclusive<u8>| numbers.map(|number| (format!("m{number}"), false));
@@ -129,7 +139,7 @@ pub fn write(cluster: &str, plan: &Plan, sites: &[Site], network: &str) -> Resul
     for site in sites {
         keys.push(write_keys(&ca, site)?);
         write_secret(&site.directory.join("replication.password"), &format!("replication-of-{cluster}"))?;
-        write_secret(&site.directory.join(PASSWORD_FILE), &format!("application-of-{cluster}"))?;
+        write_secret(&site.directory.join(PASSWORD_FILE), &application_password(cluster))?;
     }
     for site in sites {
         let text = configuration(cluster, plan, site, sites, &keys, network);
@@ -185,6 +195,9 @@ fn configuration(
     for (name, value) in &plan.parameters {
         let _ = writeln!(text, "{name} = \"{value}\"");
     }
+    if plan.sql_proxy && !own.is_witness {
+        text.push_str("\n[sql_proxy]\n");
+    }
     for (site, key) in sites.iter().zip(keys) {
         let address = site.address;
         let kind = if site.is_witness {
@@ -221,5 +234,9 @@ mod tests {
         assert!(text.contains("lease = \"2s\"") && text.contains("[members.w1]"), "{text}");
         assert_eq!(text.matches("postgres = ").count(), 2, "{text}");
         assert_eq!(text.matches("kind = \"witness\"").count(), 1, "{text}");
+        let plan = Plan { sql_proxy: true, ..plan };
+        let has_proxy =
+            |site| configuration("c", &plan, site, &sites, &keys, "10.99.0.0/24").contains("[sql_proxy]");
+        assert_eq!([&sites[0], &sites[1], &sites[2]].map(has_proxy), [true, true, false]);
     }
 }

@@ -50,6 +50,19 @@ enum Bench {
         #[arg(long)]
         witness: bool,
     },
+    /// Read-only pgbench through the SQL proxy and through PgBouncer, in turns
+    Sql {
+        #[command(flatten)]
+        common: Common,
+        /// How often each pair
+        #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
+        rounds: u32,
+        /// Of each run
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+        seconds: u32,
+        #[arg(long, value_delimiter = ',', value_name = "COUNT,…", default_value = "1,32,200")]
+        clients: Vec<u32>,
+    },
     /// Hogs on every core and on the disk: no failover is to come of it
     Starve {
         #[command(flatten)]
@@ -167,6 +180,10 @@ fn measure(bench: &Bench) -> Result<()> {
         Bench::Idle { common, seconds, witness } => {
             let options = bench_options(common, if *witness { 2 } else { 3 })?;
             bench::idle::run(&options, u8::from(*witness), Duration::from_secs(*seconds))
+        }
+        Bench::Sql { common, rounds, seconds, clients } => {
+            let series = bench::sql::Series { rounds: *rounds, seconds: *seconds, clients: clients.clone() };
+            bench::sql::run(&bench_options(common, 1)?, &series)
         }
         Bench::Starve { common, minutes } => {
             bench::starve::run(&bench_options(common, 3)?, Duration::from_secs(minutes * 60))

@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 pub enum Kind {
     Member,
     Guard,
+    SqlProxy,
     Postgres,
     /// pg_basebackup, pg_rewind and their like.
     Other,
@@ -55,6 +56,7 @@ fn kind_of(pid: i32) -> Kind {
             match line.split(|byte| *byte == 0).nth(1) {
                 Some(b"run") => Kind::Member,
                 Some(b"guard") => Kind::Guard,
+                Some(b"sql-proxy") => Kind::SqlProxy,
                 _ => Kind::Other,
             }
         }

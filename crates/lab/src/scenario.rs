@@ -4,6 +4,7 @@ pub mod expect;
 pub mod grow;
 pub mod parse;
 pub mod play;
+mod proxied;
 
 use std::fmt;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use crate::fault::Fault;
 use crate::files::Plan;
 use crate::journal::Rung;
+use crate::pgbench::Load;
 
 /// A file of the directory `scenarios`.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,10 +40,7 @@ pub struct Step {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// pgbench with 8 clients, at most so many transactions a second.
-    LoadPgbench {
-        rate: Option<u32>,
-    },
+    LoadPgbench(Load),
     /// A second client on a member's own node, which writes to its local server only.
     LocalClient {
         on: Target,
@@ -196,6 +195,17 @@ pub enum Expectation {
     },
     /// The clients have seen no error since the first event.
     NoErrors,
+    /// Since the first event the clients have seen errors of these SQLSTATEs only.
+    OnlyErrors {
+        codes: Vec<String>,
+    },
+    /// Since the first event the client has not had to connect again.
+    ConnectionsKept,
+    /// Since the last event a SQL proxy has been started, and takes connections.
+    SqlProxyRuns {
+        of: Target,
+        within: Duration,
+    },
     /// Commits are acknowledged by the primary alone.
     Alone {
         within: Duration,

@@ -7,10 +7,13 @@ use anyhow::{Context, Result};
 use tokio::runtime::Runtime;
 use tokio_postgres::{Config, NoTls, SimpleQueryMessage};
 
-use crate::files::{APPLICATION, POSTGRES_PORT, Site};
+use crate::files::{self, APPLICATION, POSTGRES_PORT, SQL_PROXY_PORT, Site};
 
 /// The role that may everything, on a member's own socket.
 const ADMINISTRATION_ROLE: &str = "mainstay";
+
+/// Until the machine has taken the connection; the greeting may wait for a primary.
+const PROXY_CONNECT_PATIENCE: Duration = Duration::from_secs(1);
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
@@ -24,9 +27,20 @@ pub fn runtime() -> &'static Runtime {
 
 /// An application's connection through the network.
 pub fn application(site: &Site) -> Config {
+    to_port(site, POSTGRES_PORT)
+}
+
+fn to_port(site: &Site, port: u16) -> Config {
     let mut config = Config::new();
-    config.hostaddr(site.address.into()).port(POSTGRES_PORT).user(APPLICATION).dbname(APPLICATION);
+    config.hostaddr(site.address.into()).port(port).user(APPLICATION).dbname(APPLICATION);
     config.host(site.address.to_string());
+    config
+}
+
+/// An application's connection through the network to a member's SQL proxy, which asks for the password.
+pub fn through_proxy(site: &Site, cluster: &str) -> Config {
+    let mut config = to_port(site, SQL_PROXY_PORT);
+    config.connect_timeout(PROXY_CONNECT_PATIENCE).password(files::application_password(cluster));
     config
 }
 

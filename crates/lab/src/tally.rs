@@ -23,6 +23,8 @@ pub struct Attempt {
     pub ended: Now,
     pub outcome: Outcome,
     pub error: Option<String>,
+    /// The SQLSTATE of the error, if a server or a proxy sent it.
+    pub code: Option<String>,
 }
 
 /// A time without any acknowledgement.
@@ -42,6 +44,8 @@ impl Gap {
 #[derive(Clone, Debug, Default)]
 pub struct History {
     pub attempts: Vec<Attempt>,
+    /// When it got each of its connections.
+    pub connected: Vec<Now>,
 }
 
 impl History {
@@ -94,8 +98,9 @@ mod tests {
             ended: Now::from_millis(*ms),
             outcome: *outcome,
             error: None,
+            code: None,
         };
-        History { attempts: times_ms.iter().enumerate().map(attempt).collect() }
+        History { attempts: times_ms.iter().enumerate().map(attempt).collect(), connected: Vec::new() }
     }
 
     use Outcome::{Acknowledged, Failed, Unknown};

@@ -8,8 +8,7 @@ mod members;
 pub(crate) mod operate;
 mod shared;
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use demo::{DemoOptions, DemoVerb};
@@ -171,6 +170,9 @@ pub(crate) enum Verb {
         after_help = "Example: mainstay guard --directory /var/lib/mainstay/guard --data-directory /var/lib/mainstay/data"
     )]
     Guard(GuardOptions),
+    /// The process that pools clients' connections, with the table `[sql_proxy]` of the file; started by the member
+    #[command(hide = true, after_help = "Example: mainstay sql-proxy --config /etc/mainstay/mainstay.toml")]
+    SqlProxy(ConfigOptions),
     /// Lets go on what a drill has frozen; started by the drill
     #[command(hide = true, after_help = "Example: mainstay thaw --pid 4711 --started 1 --after-ms 5000")]
     Thaw(ThawOptions),

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mainstay_member::Configuration;
+use mainstay_member::configuration::SqlProxy;
+use mainstay_sql::Settings;
 
 /// What is wrong with a configuration file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,10 +35,18 @@ impl std::error::Error for ConfigurationError {}
 
 /// Reads and checks `file`. Relative paths in it count from its own directory.
 pub(crate) fn load(file: &Path) -> Result<Configuration, ConfigurationError> {
-    let error = |line, message| ConfigurationError { file: file.to_owned(), line, message };
-    let text = std::fs::read_to_string(file)
-        .map_err(|source| error(None, format!("cannot be read: {source}; name the file with --config")))?;
-    parse(file, &text)
+    load_with_proxy(file).map(|(configuration, _)| configuration)
+}
+
+/// As [`load`], with what the member's SQL proxy is told; `None`: there is to be none.
+pub(crate) fn load_with_proxy(file: &Path) -> Result<(Configuration, Option<Settings>), ConfigurationError> {
+    let text = std::fs::read_to_string(file).map_err(|source| cannot_read(file, &source))?;
+    parse_with_proxy(file, &text)
+}
+
+fn cannot_read(file: &Path, source: &std::io::Error) -> ConfigurationError {
+    let message = format!("cannot be read: {source}; name the file with --config");
+    ConfigurationError { file: file.to_owned(), line: None, message }
 }
 
 /// A length of time with its unit, as the file and the command line have it: `500ms`, `3s`, `2m`, `1h`.
@@ -57,14 +67,28 @@ pub(crate) fn length_of_time(text: &str) -> Result<Duration, String> {
 
 /// Checks `text` as if it stood in `file`.
 pub(crate) fn parse(file: &Path, text: &str) -> Result<Configuration, ConfigurationError> {
+    parse_with_proxy(file, text).map(|(configuration, _)| configuration)
+}
+
+fn parse_with_proxy(
+    file: &Path,
+    text: &str,
+) -> Result<(Configuration, Option<Settings>), ConfigurationError> {
     let error = |line, message| ConfigurationError { file: file.to_owned(), line, message };
     let raw = raw::parse(text).map_err(|(line, message)| error(line, message))?;
     let base =
         std::path::absolute(file.parent().unwrap_or(Path::new("."))).unwrap_or_else(|_| PathBuf::from("/"));
-    check::check(raw, &base).map_err(|problem| {
+    let (mut configuration, settings) = check::check(raw, &base).map_err(|problem| {
         let line = problem.span.map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count());
         error(line, problem.message)
-    })
+    })?;
+    configuration.sql_proxy = settings.as_ref().map(|settings| SqlProxy {
+        file: std::path::absolute(file).unwrap_or_else(|_| file.to_owned()),
+        settings: format!("{settings:?}"),
+        listen: settings.listen,
+        listen_readonly: settings.listen_readonly,
+    });
+    Ok((configuration, settings))
 }
 
 #[cfg(test)]

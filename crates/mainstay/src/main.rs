@@ -54,6 +54,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.verb {
         // The guard has one thread and no runtime.
         Verb::Guard(options) => commands::guard::run(&options),
+        // It makes runtimes of its own, after it has become PostgreSQL's user.
+        Verb::SqlProxy(options) => commands::sql_proxy::run(&options),
         Verb::Decide(options) => commands::decide::run(&options),
         Verb::Completions(options) => commands::completions::run(&options),
         Verb::Man(options) => commands::man::run(&options),
@@ -102,6 +104,7 @@ async fn run_async(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Hit(options) => commands::drill::hit(&options).await,
         Verb::AfterStop(options) => commands::after_stop::run(&options).await,
         Verb::Guard(_)
+        | Verb::SqlProxy(_)
         | Verb::Decide(_)
         | Verb::Thaw(_)
         | Verb::Heal(_)

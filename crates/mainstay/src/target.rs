@@ -1,5 +1,6 @@
 //! Where the command line connects to by SQL, as whom, and how.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,6 +26,24 @@ impl Target {
     /// A libpq URL, without TLS: a demo's, on loopback.
     pub(crate) fn of_url(url: &str) -> Result<Target> {
         Ok(Target { configuration: url.parse().context("not a URL of PostgreSQL")?, tls: None })
+    }
+
+    /// The login and the database of a libpq URL, at another place.
+    pub(crate) fn of_url_at(url: &str, address: SocketAddr) -> Result<Target> {
+        let mut target = Target::of_url(url)?;
+        let mut config = Config::new();
+        config.host(address.ip().to_string()).port(address.port());
+        if let Some(user) = target.configuration.get_user() {
+            config.user(user);
+        }
+        if let Some(password) = target.configuration.get_password() {
+            config.password(password);
+        }
+        if let Some(database) = target.configuration.get_dbname() {
+            config.dbname(database);
+        }
+        target.configuration = config;
+        Ok(target)
     }
 
     /// The superuser of Mainstay, through this machine's Unix socket.

@@ -1,13 +1,14 @@
 //! A client that writes numbered rows, and knows of each whether it was acknowledged.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use mainstay_core::Now;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_postgres::Client;
+use tokio_postgres::error::Severity;
 
 use crate::target::Target;
 
@@ -15,8 +16,18 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
 /// How long somebody who takes writes is looked for before and after the measurement.
 const WRITABLE_PATIENCE: Duration = Duration::from_secs(15);
 const STATEMENT_PATIENCE: Duration = Duration::from_secs(2);
+/// Through a SQL proxy, which holds statements while there is no primary: longer than its own `query_wait_timeout`.
+const PROXY_STATEMENT_PATIENCE: Duration = Duration::from_secs(35);
 /// The pause between attempts to connect.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
+
+/// What it is connected to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Through {
+    Postgres,
+    /// An error does not end the connection, unless it says so.
+    SqlProxy,
+}
 
 /// What became of the rows so far.
 #[derive(Clone, Debug, Default)]
@@ -26,8 +37,10 @@ pub(crate) struct Tally {
     pub(crate) acknowledged: BTreeMap<u64, Now>,
     /// Refused: certainly not there.
     pub(crate) failed: u64,
-    /// No answer: may be there.
+    /// No answer, or 08007: may be there.
     pub(crate) unknown: u64,
+    /// How often it had to connect again.
+    pub(crate) reconnected: u64,
 }
 
 impl Tally {
@@ -67,6 +80,7 @@ impl Writer {
     /// Starts to write a row every `interval` into `table`, which it makes, to whichever of `targets` takes writes.
     pub(crate) async fn start(
         targets: Vec<Target>,
+        through: Through,
         table: &'static str,
         interval: Duration,
     ) -> Result<Writer> {
@@ -78,7 +92,8 @@ impl Writer {
             .await?;
         let id = i64::try_from(mainstay_member::now().0).unwrap_or(i64::MAX);
         let tally = Arc::new(Mutex::new(Tally::default()));
-        let task = tokio::spawn(write(id, targets.clone(), table, interval, Arc::clone(&tally), client));
+        let work = Work { id, targets: targets.clone(), through, tally: Arc::clone(&tally) };
+        let task = tokio::spawn(work.write(table, interval, client));
         Ok(Writer { id, targets, table, tally, task })
     }
 
@@ -113,46 +128,66 @@ impl Writer {
     }
 }
 
-async fn write(
-    writer: i64,
+struct Work {
+    id: i64,
     targets: Vec<Target>,
-    table: &'static str,
-    interval: Duration,
+    through: Through,
     tally: Arc<Mutex<Tally>>,
-    client: Client,
-) {
-    let sql = format!("INSERT INTO {table} (writer, id) VALUES ($1, $2)");
-    let mut client = Some(client);
-    let mut tick = tokio::time::interval(interval);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-    let mut id = 0;
-    loop {
-        tick.tick().await;
-        let Some(connected) = &client else {
-            client = Some(connect(&targets).await);
-            continue;
+}
+
+impl Work {
+    async fn write(self, table: &'static str, interval: Duration, client: Client) {
+        let sql = format!("INSERT INTO {table} (writer, id) VALUES ($1, $2)");
+        let patience = match self.through {
+            Through::Postgres => STATEMENT_PATIENCE,
+            Through::SqlProxy => PROXY_STATEMENT_PATIENCE,
         };
-        id += 1;
-        let number = i64::try_from(id).unwrap_or(i64::MAX);
-        let row: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&writer, &number];
-        let insert = connected.execute(&sql, &row);
-        let result = tokio::time::timeout(STATEMENT_PATIENCE, insert).await;
-        let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
-        tally.attempted = id;
-        match result {
-            Ok(Ok(_)) => {
-                tally.acknowledged.insert(id, mainstay_member::now());
+        let mut client = Some(client);
+        let mut tick = tokio::time::interval(interval);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut id = 0;
+        loop {
+            tick.tick().await;
+            let Some(connected) = &client else {
+                client = Some(connect(&self.targets).await);
+                self.lock().reconnected += 1;
                 continue;
+            };
+            id += 1;
+            let number = i64::try_from(id).unwrap_or(i64::MAX);
+            let row: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&self.id, &number];
+            let result = tokio::time::timeout(patience, connected.execute(&sql, &row)).await;
+            let mut tally = self.lock();
+            tally.attempted = id;
+            let error = match result {
+                Ok(Ok(_)) => {
+                    tally.acknowledged.insert(id, mainstay_member::now());
+                    continue;
+                }
+                Ok(Err(error)) => Some(error),
+                Err(_) => None,
+            };
+            let said = error.as_ref().and_then(|error| error.as_db_error());
+            match said.is_some_and(|said| was_refused(said.code().code())) {
+                true => tally.failed += 1,
+                false => tally.unknown += 1,
             }
-            Ok(Err(error))
-                if error.as_db_error().is_some_and(|error| !error.code().code().starts_with("57")) =>
-            {
-                tally.failed += 1;
+            let goes_on = said.is_some_and(|said| said.parsed_severity() == Some(Severity::Error));
+            if self.through == Through::Postgres || !goes_on {
+                client = None;
             }
-            _ => tally.unknown += 1,
         }
-        client = None;
     }
+
+    fn lock(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether nothing was executed for certain. A server that ends the session may have committed before, and 08007 says that
+/// nobody knows; 57P03 comes before anything is begun.
+fn was_refused(code: &str) -> bool {
+    code == "57P03" || code != "08007" && !code.starts_with("57")
 }
 
 async fn find(targets: &[Target]) -> Result<Client> {
@@ -188,4 +223,15 @@ async fn writable(target: &Target) -> Option<Client> {
     let row = client.query_one("SELECT pg_is_in_recovery()", &[]).await.ok()?;
     let in_recovery: bool = row.get(0);
     (!in_recovery).then_some(client)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::was_refused;
+
+    #[test]
+    fn only_what_was_certainly_not_done_counts_as_refused() {
+        assert!(["40001", "57P03", "25006"].iter().all(|code| was_refused(code)));
+        assert!(!["08007", "57P01", "57014"].iter().any(|code| was_refused(code)));
+    }
 }

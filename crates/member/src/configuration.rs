@@ -32,6 +32,8 @@ pub struct Configuration {
     pub members: BTreeMap<MemberId, MemberRow>,
     /// Programs that are told of a change of role.
     pub hooks: Hooks,
+    /// What its SQL proxy is told; `None`: it runs none.
+    pub sql_proxy: Option<SqlProxy>,
     /// How often the primary verifies the cluster; `None`: not by itself.
     pub verify_every: Option<Duration>,
     /// Only a demo shows the application's password in its URLs.
@@ -63,6 +65,19 @@ pub struct Postgresql {
     pub defaults: BTreeMap<String, String>,
     /// The password of the role that replicates.
     pub replication_password: String,
+}
+
+/// The SQL proxy beside the member, a process of its own that reads its settings from the same file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SqlProxy {
+    /// The member's configuration file, absolute.
+    pub file: PathBuf,
+    /// All settings as a text: one that runs with others is started anew.
+    pub settings: String,
+    /// Where it takes clients of the primary.
+    pub listen: SocketAddr,
+    /// Where it takes clients of the standbys, if it does.
+    pub listen_readonly: Option<SocketAddr>,
 }
 
 /// What the very first data directory gets.

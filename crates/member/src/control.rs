@@ -20,6 +20,8 @@ mod reload;
 mod remote;
 mod restart;
 mod routes;
+mod sql_roles;
+mod sql_routes;
 mod switchover;
 
 use std::net::SocketAddr;
@@ -33,6 +35,7 @@ use axum::http::Method;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use mainstay_core::record::Record;
+use mainstay_store::Snapshot;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 
@@ -49,6 +52,7 @@ use crate::network::Links;
 use crate::observe::Sql;
 use crate::propose::Proposer;
 use crate::reach::Reacher;
+use crate::record_machine::RecordMachine;
 use crate::status::{Status, WITHOUT_MAJORITY};
 use crate::verify::{self, Program};
 
@@ -93,6 +97,8 @@ pub(crate) struct Control {
     pub(crate) configure: Configure,
     pub(crate) links: Links,
     pub(crate) forwarded: Forwarded,
+    /// How well this member knows the record.
+    pub(crate) store: watch::Receiver<Arc<Snapshot<RecordMachine>>>,
     pub(crate) hit: Program,
 }
 
@@ -138,6 +144,8 @@ fn private_routes() -> Routes<Control> {
         .post("/v1/restart", restart::restart)
         .post("/v1/restart/cancel", restart::cancel)
         .post("/v1/reload", reload::reload)
+        .get("/v1/sql/routes", sql_routes::routes)
+        .get(sql_roles::PATH, sql_roles::roles)
         .get("/v1/on/{member}/{*path}", forward::on)
         .post("/v1/on/{member}/{*path}", forward::on)
 }

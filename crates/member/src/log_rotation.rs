@@ -23,7 +23,7 @@ pub(crate) async fn run(log: PathBuf) {
         tokio::time::sleep(LOOK_INTERVAL).await;
         let file = log.clone();
         if let Ok(Err(error)) = blocking(move || rotate(&file, LARGEST_BYTES)).await {
-            warn!(log = %log.display(), %error, "PostgreSQL's log is not rotated");
+            warn!(log = %log.display(), %error, "a log is not rotated");
         }
     }
 }

@@ -25,11 +25,13 @@ pub(crate) use postmaster::Postmaster;
 use crate::clock;
 use crate::configuration::Configuration;
 use crate::guard_link::GuardState;
+use crate::handing_over::HandingOver;
 use crate::own_key::OwnKey;
 use crate::progress::Headway;
 use crate::promise::Promises;
 use crate::record_machine::RecordMachine;
 use crate::roster::Roster;
+use crate::sql_proxy::SqlProxy;
 
 pub(crate) use parameters::{Accepted, FIRST, FilePart, merged};
 
@@ -74,6 +76,8 @@ pub(crate) struct Machinery {
     /// Of the data directory as it was last looked at; `None` if it is not whole.
     pub(crate) incarnation: watch::Receiver<Option<Incarnation>>,
     pub(crate) progress: Headway,
+    pub(crate) handing_over: HandingOver,
+    pub(crate) sql_proxy: SqlProxy,
     pub(crate) own_key: Arc<OwnKey>,
     generation: AtomicU64,
     /// The newest generation that a piece of work has written; those that change parameters alone are not counted.
@@ -125,6 +129,8 @@ impl Machinery {
             roster,
             incarnation,
             progress: Headway::default(),
+            handing_over: HandingOver::default(),
+            sql_proxy: SqlProxy::default(),
             own_key: Arc::new(own_key),
             generation,
             work_generation: AtomicU64::new(0),

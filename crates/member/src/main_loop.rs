@@ -85,6 +85,7 @@ pub(crate) struct Watched {
     pub(crate) lease: watch::Receiver<LeaseState>,
     pub(crate) configured: watch::Receiver<Arc<Configured>>,
     pub(crate) left_behind: watch::Receiver<Option<LeftBehindBy>>,
+    pub(crate) handing_over: watch::Receiver<Option<Epoch>>,
 }
 
 pub(crate) struct MainLoop {
@@ -166,6 +167,7 @@ impl MainLoop {
                 biased;
                 Ok(()) = watched.guard.changed() => None,
                 Ok(()) = watched.lease.changed() => None,
+                Ok(()) = watched.handing_over.changed() => None,
                 Ok(()) = watched.record.changed() => None,
                 Ok(()) = watched.sql.changed() => None,
                 Ok(()) = watched.health.changed() => None,
@@ -331,6 +333,8 @@ impl MainLoop {
         let mut card = report::card(configuration, &self.constants, &self.facts, view, decision);
         card.warnings.extend(self.machinery.notes());
         card.progress = self.machinery.progress.of(view);
+        card.gate_open &= !self.machinery.handing_over.is_under_way(view.record.epoch);
+        card.sql_proxy = self.machinery.sql_proxy.status();
         card.verified = self.verified.borrow().as_ref().map(|verified| verified.in_short());
         let role = card.role.unwrap_or(Role::Unknown);
         self.hook.tell(role, &view.record, card.timeline, &card.reason);

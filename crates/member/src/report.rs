@@ -17,7 +17,7 @@ use crate::operation;
 use crate::roster::Roster;
 use crate::status::{
     CancelledSwitchover, Card, EndedRestart, Endpoints, LeaseStatus, MemberStatus, PostgresStatus,
-    RestartStatus, Role, Status,
+    RestartStatus, Role, SqlProxyStatus, Status,
 };
 
 /// How long it is shown that something was overridden.
@@ -70,6 +70,7 @@ pub(crate) fn card(
         reason: reason(view, decision),
         warnings,
         progress: None,
+        sql_proxy: None,
         verified: None,
         lease_remaining_ms: view
             .lease
@@ -179,7 +180,7 @@ pub(crate) fn status(
         .to_owned(),
         writable: primary_card.is_some_and(|card| card.gate_open && card.lease_remaining_ms.is_some()),
         primary,
-        endpoints: endpoints(configuration, &facts.roster),
+        endpoints: endpoints(configuration, &facts.roster, &proxies(facts, view, own_card)),
         members,
         lease: tenure.map(|tenure| LeaseStatus {
             epoch: tenure.epoch,
@@ -297,6 +298,7 @@ fn member(
         free_bytes: known.and_then(|(_, _, card)| card.free_bytes),
         total_bytes: known.and_then(|(_, _, card)| card.total_bytes),
         write_waits_ms: known.and_then(|(_, _, card)| card.write_waits_ms),
+        sql_proxy: known.and_then(|(_, _, card)| card.sql_proxy.clone()),
     }
 }
 
@@ -322,7 +324,17 @@ fn at_risk(facts: &Facts, view: &View, own: &MemberState, inserted: Option<Lsn>)
     inserted.bytes_ahead_of(furthest.unwrap_or(Lsn::ZERO))
 }
 
-fn endpoints(configuration: &Configuration, roster: &Roster) -> Endpoints {
+/// The members' SQL proxies, also of those that are silent now: clients go on to the next.
+fn proxies(facts: &Facts, view: &View, own: &Card) -> Vec<SqlProxyStatus> {
+    let card = |name: &MemberId| match *name == view.me {
+        true => Some(own),
+        false => facts.peer_card(name).map(|(_, _, card)| card),
+    };
+    let stays = facts.roster.iter().filter(|(_, row)| !row.leaving);
+    stays.filter_map(|(name, _)| card(name)?.sql_proxy.clone()).collect()
+}
+
+fn endpoints(configuration: &Configuration, roster: &Roster, proxies: &[SqlProxyStatus]) -> Endpoints {
     let bootstrap = &configuration.bootstrap;
     let login = match (&bootstrap.role, &bootstrap.password) {
         (Some(role), Some(password)) if configuration.show_password => {
@@ -347,7 +359,16 @@ fn endpoints(configuration: &Configuration, roster: &Roster) -> Endpoints {
         let mark = if options.is_empty() { "" } else { "?" };
         format!("postgres://{login}{hosts}/{database}{mark}{}", options.join("&"))
     };
+    // A proxy greets a client once there is a primary, so that a shorter time would give up on it during a failover.
+    let through = |addresses: Vec<String>| {
+        (!addresses.is_empty()).then(|| url(&addresses.join(","), &["connect_timeout=5"]))
+    };
+    let addresses = |which: fn(&SqlProxyStatus) -> Option<std::net::SocketAddr>| {
+        proxies.iter().filter_map(which).map(|address| address.to_string()).collect()
+    };
     Endpoints {
+        sql_rw: through(addresses(|proxy| proxy.address)),
+        sql_ro: through(addresses(|proxy| proxy.address_readonly)),
         rw: url(&hosts, &["target_session_attrs=read-write", "connect_timeout=2"]),
         ro: url(&hosts, &["target_session_attrs=prefer-standby", "connect_timeout=2"]),
         members: data.iter().map(|(name, address)| ((*name).clone(), url(address, &[]))).collect(),

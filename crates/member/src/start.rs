@@ -40,7 +40,7 @@ use crate::report::Constants;
 use crate::roster::{self, Roster};
 use crate::status::Status;
 use crate::verify::Programs;
-use crate::{certificates, databases, health, inventory, log_rotation, notify, observe, verify};
+use crate::{certificates, databases, health, inventory, log_rotation, notify, observe, sql_proxy, verify};
 pub use error::MemberError;
 pub(crate) use files::{endpoint, install_certificates};
 use files::{first_invitations, refuse_if_left_behind, write_passfile, write_pid};
@@ -206,8 +206,9 @@ impl Member {
         let (status, status_seen) = wiring::first_status(&self.configuration, &facts);
         let heartbeat = Heartbeat::new();
         let configure = Configure::start(Arc::clone(&machinery), reload).await;
-        let watched = self.watched(guard_seen, sql_seen, signs_seen, &configure);
+        let watched = self.watched(&machinery, guard_seen, sql_seen, signs_seen, &configure);
         self.look_after_applications(&machinery, &status_seen);
+        self.look_after_proxy(&machinery);
         let seen = self.seen(status_seen.clone(), &machinery, &watched, &heartbeat);
         let verified = seen.verified.clone();
         let control = self.control(seen, &explanations, &machinery, configure, (links.clone(), forwarded));
@@ -264,6 +265,12 @@ impl Member {
             tokio::spawn(certificates::run(Arc::clone(machinery)));
             tokio::spawn(databases::run(Arc::clone(machinery), status.clone()));
         }
+    }
+
+    /// A witness may have one too, and one from before is ended where there is to be none any more.
+    fn look_after_proxy(&self, machinery: &Arc<Machinery>) {
+        tokio::spawn(log_rotation::run(sql_proxy::log_file(&self.configuration)));
+        tokio::spawn(sql_proxy::keep(Arc::clone(machinery)));
     }
 
     /// Machines that want to join are answered too.
@@ -330,6 +337,7 @@ impl Member {
 
     fn watched(
         &self,
+        machinery: &Machinery,
         guard: watch::Receiver<GuardState>,
         sql: watch::Receiver<observe::Sql>,
         health: watch::Receiver<health::Signs>,
@@ -343,6 +351,7 @@ impl Member {
             lease: self.lease.state(),
             configured: configure.seen.clone(),
             left_behind: self.endpoint.left_behind_by(),
+            handing_over: machinery.handing_over.watch(),
         }
     }
 
@@ -363,6 +372,7 @@ impl Member {
             configure,
             links,
             forwarded,
+            store: self.store.watch(),
             hit: self.programs.hit.clone(),
         }
     }

@@ -104,6 +104,11 @@ pub struct Endpoints {
     pub rw: String,
     pub ro: String,
     pub members: BTreeMap<MemberId, String>,
+    /// The same through the members' SQL proxies; `None` while nobody is known to have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sql_rw: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sql_ro: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -188,6 +193,22 @@ pub struct MemberStatus {
     /// For how long its disk has not finished a small write, in milliseconds; `null` if none waits.
     #[serde(default)]
     pub write_waits_ms: Option<u64>,
+    /// Its SQL proxy; `null` if it is to run none, or is not heard.
+    #[serde(default)]
+    pub sql_proxy: Option<SqlProxyStatus>,
+}
+
+/// The SQL proxy that a member keeps running.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SqlProxyStatus {
+    /// `null` while it does not run.
+    pub pid: Option<u32>,
+    /// Where clients on other machines reach it, for the primary; `null` if it listens for its own machine only.
+    #[serde(default)]
+    pub address: Option<SocketAddr>,
+    /// The same for the standbys; `null` also if it does not take clients of these.
+    #[serde(default)]
+    pub address_readonly: Option<SocketAddr>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -307,6 +328,8 @@ pub(crate) struct Card {
     /// Primary: what a restart waits for.
     #[serde(default)]
     pub(crate) restart_waits_for: Option<String>,
+    #[serde(default)]
+    pub(crate) sql_proxy: Option<SqlProxyStatus>,
 }
 
 /// One message of gossip.
@@ -344,6 +367,8 @@ impl Endpoints {
             rw: without_password(&self.rw),
             ro: without_password(&self.ro),
             members: self.members.iter().map(|(name, url)| (name.clone(), without_password(url))).collect(),
+            sql_rw: self.sql_rw.as_deref().map(without_password),
+            sql_ro: self.sql_ro.as_deref().map(without_password),
         }
     }
 }

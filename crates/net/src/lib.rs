@@ -22,6 +22,7 @@ pub mod join;
 pub mod link;
 pub mod pki;
 pub mod probe;
+pub mod routes;
 pub mod rpc;
 pub mod server;
 pub mod tls;

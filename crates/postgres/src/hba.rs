@@ -12,6 +12,19 @@ const PEER_MAP: &str = "mainstay";
 /// The line for applications where none is configured.
 pub const DEFAULT_APPLICATION_LINE: &str = "host all all all scram-sha-256";
 
+/// The line for a SQL proxy on the same machine. Everybody there reaches the socket, so it asks for a password as the
+/// network does: `peer` would let in whoever is called like a role.
+pub const PROXY_LINE: &str = "local all all scram-sha-256";
+
+/// The lines for applications, and behind them, so that the operator's own come first, the one for a proxy on this machine.
+pub fn with_proxy(mut application_lines: Vec<String>) -> Vec<String> {
+    if application_lines.is_empty() {
+        application_lines.push(DEFAULT_APPLICATION_LINE.to_owned());
+    }
+    application_lines.push(PROXY_LINE.to_owned());
+    application_lines
+}
+
 /// Why a file was not written.
 #[derive(Debug, thiserror::Error)]
 pub enum HbaError {
@@ -193,6 +206,18 @@ mod tests {
         assert!(render_hba(Gate::Open, &[]).unwrap().contains(DEFAULT_APPLICATION_LINE));
         let common = open.lines().zip(shut.lines()).take_while(|(a, b)| a == b).count();
         assert_eq!(common, 9, "Mainstay's own lines come first");
+    }
+
+    #[test]
+    fn a_proxy_on_the_machine_comes_behind_the_operators_lines() {
+        let lines = with_proxy(vec!["local all boss peer".to_owned()]);
+        let text = render_hba(Gate::Open, &lines).unwrap();
+        let applications = text.split_once("# Applications\n").unwrap().1;
+        assert_eq!(applications, format!("local all boss peer\n{PROXY_LINE}\n"));
+        let default = render_hba(Gate::Open, &with_proxy(Vec::new())).unwrap();
+        assert!(default.ends_with(&format!("{DEFAULT_APPLICATION_LINE}\n{PROXY_LINE}\n")), "{default}");
+        assert!(!render_hba(Gate::Shut, &lines).unwrap().contains(PROXY_LINE));
+        assert_eq!(check_line(PROXY_LINE), Ok(()));
     }
 
     #[test]

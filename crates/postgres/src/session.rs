@@ -16,11 +16,13 @@ use crate::upstream::ADMINISTRATION_ROLE;
 
 mod observation;
 mod probe;
+mod roles;
 mod settings;
 mod statements;
 
 pub use observation::{Observation, Slot, Walreceiver, Walsender};
 pub use probe::{Probe, fresh_probe};
+pub use roles::LoginRole;
 pub use settings::{Setting, Settings};
 
 /// The server ends a statement first; only one that is stuck altogether is left to our own clock.
@@ -214,6 +216,14 @@ impl Session {
             WHERE backend_type IN ('client backend', 'walsender')
                 AND usename NOT IN ('mainstay', 'mainstay_replication') AND pid <> ALL ($1::int[])";
         self.number("ending the applications' sessions", SQL, &[&spared]).await
+    }
+
+    /// How many sessions of applications are in a transaction.
+    pub async fn applications_in_transaction(&self) -> Result<u64, SessionError> {
+        const SQL: &str = "SELECT count(*)::text FROM pg_stat_activity
+            WHERE backend_type = 'client backend' AND xact_start IS NOT NULL
+                AND usename NOT IN ('mainstay', 'mainstay_replication')";
+        self.number("counting the applications' transactions", SQL, &[]).await
     }
 
     /// Writes a record of its own to the WAL, flushed here, and returns a position up to which a voter must have

@@ -18,6 +18,8 @@ const CRATES: &[Row] = &[
     Row { name: "mainstay-guard", may_use: &["mainstay-core"], is_pure: false },
     Row { name: "mainstay-net", may_use: &["mainstay-core"], is_pure: false },
     Row { name: "mainstay-postgres", may_use: &["mainstay-core"], is_pure: false },
+    Row { name: "mainstay-pgwire", may_use: &[], is_pure: true },
+    Row { name: "mainstay-sql", may_use: &["mainstay-net", "mainstay-pgwire"], is_pure: false },
     Row {
         name: "mainstay-store",
         may_use: &["mainstay-core", "mainstay-consensus", "mainstay-net"],
@@ -45,6 +47,7 @@ const CRATES: &[Row] = &[
             "mainstay-postgres",
             "mainstay-store",
             "mainstay-member",
+            "mainstay-sql",
         ],
         is_pure: false,
     },

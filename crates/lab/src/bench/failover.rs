@@ -13,7 +13,7 @@ use crate::cluster::Cluster;
 use crate::fault::{self, Fault};
 use crate::files::{Plan, Site};
 use crate::journal::{self, Rejoin, Rung};
-use crate::pgbench::{self, Pgbench};
+use crate::pgbench::{self, Load, Pgbench};
 use crate::{clock, failure, heal, interrupt, sql, suite};
 
 /// How long writes may stay away before the bench gives up.
@@ -159,7 +159,7 @@ fn number(cluster: &Cluster, statement: &str) -> Result<u64> {
 fn one(cluster: &mut Cluster, event: Event, run: u32, diverge: bool) -> Result<Sample> {
     cluster.wait_whole(REJOIN_PATIENCE)?;
     let sites: Vec<&Site> = cluster.data_members().map(|member| &member.site).collect();
-    let mut load = Pgbench::start(&sites, None)?;
+    let mut load = Pgbench::start(pgbench::direct(&sites), &Load::default())?;
     let mut client = steady_client(cluster)?;
     let primary = cluster.primary().context("there is no primary")?;
     let (old, log) = (primary.name().to_owned(), primary.site.log());

@@ -9,7 +9,7 @@ use super::hog::Hogs;
 use super::{LOOK_INTERVAL, Options, steady_client};
 use crate::cluster::Cluster;
 use crate::files::{Plan, Site};
-use crate::pgbench::Pgbench;
+use crate::pgbench::{self, Load, Pgbench};
 use crate::{check, clock, interrupt, suite};
 
 /// Twice as many hogs as cores: members get their turn late, always.
@@ -24,7 +24,7 @@ pub fn run(options: &Options, duration: Duration) -> Result<()> {
     let mut cluster = Cluster::create(options.index, &options.binary, &Plan::new(options.members))?;
     cluster.prepare_pgbench()?;
     let sites: Vec<&Site> = cluster.data_members().map(|member| &member.site).collect();
-    let mut load = Pgbench::start(&sites, Some(RATE))?;
+    let mut load = Pgbench::start(pgbench::direct(&sites), &Load { rate: Some(RATE), ..Load::default() })?;
     let mut client = steady_client(&cluster)?;
     let before = cluster.status().context("nobody answers")?;
     let mark = clock::now();

@@ -52,6 +52,9 @@ impl Player<'_> {
                 Ok(())
             }
             E::NoErrors => self.no_errors(),
+            E::OnlyErrors { codes } => self.only_errors(codes),
+            E::ConnectionsKept => self.connections_kept(),
+            E::SqlProxyRuns { of, within } => self.sql_proxy_runs(of, *within),
             E::Alone { within } => {
                 let what = "commits are acknowledged by the primary alone";
                 self.wait(*within, what, |player| {
@@ -75,12 +78,12 @@ impl Player<'_> {
         }
     }
 
-    fn slackened(&self, duration: Duration) -> Duration {
+    pub(super) fn slackened(&self, duration: Duration) -> Duration {
         duration.mul_f64(self.slack)
     }
 
     /// Waits, counted from the last event, until `is_so`.
-    fn wait(&self, within: Duration, what: &str, is_so: impl Fn(&Self) -> bool) -> Result<()> {
+    pub(super) fn wait(&self, within: Duration, what: &str, is_so: impl Fn(&Self) -> bool) -> Result<()> {
         let deadline = self.mark.plus(self.slackened(within));
         let found = interrupt::wait_until(deadline, LOOK_INTERVAL, || is_so(self).then_some(()))?;
         if found.is_none() {
@@ -314,8 +317,9 @@ impl Player<'_> {
         let wrong: Vec<_> = after.filter(|attempt| attempt.outcome != Outcome::Acknowledged).collect();
         let first = wrong.first().and_then(|attempt| attempt.error.clone()).unwrap_or_default();
         ensure!(wrong.is_empty(), "{} writes failed; the first: {first}", wrong.len());
-        let errors = self.pgbench.as_ref().map_or(0, Pgbench::errors);
-        ensure!(errors == 0, "pgbench's clients met {errors} errors");
+        let errors = self.pgbench.as_ref().map_or_else(Vec::new, Pgbench::complaints);
+        let first = errors.first().cloned().unwrap_or_default();
+        ensure!(errors.is_empty(), "pgbench's clients met {} errors; the first: {first}", errors.len());
         self.figures.push("no client saw an error".to_owned());
         Ok(())
     }

@@ -10,6 +10,7 @@ use crate::fault::{Fault, WORDS};
 use crate::files::Plan;
 use crate::journal::Rung;
 use crate::leftovers::MOST_MEMBERS;
+use crate::pgbench::{Load, Mode};
 
 /// What is wrong with a scenario, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,10 +117,11 @@ fn head(scenario: &mut Scenario, words: &[&str]) -> Result<bool, String> {
             let count = number(count)?;
             scenario.repeat = u32::try_from(count).map_err(|_| "is repeated too often".to_owned())?;
         }
+        ["clients", "through", "the", "sql", "proxy"] => scenario.plan.sql_proxy = true,
         ["cluster", members, rest @ ..] => {
             let count =
                 |word: &str| number(word)?.try_into().map_err(|_| format!("{word} members are too many"));
-            let mut plan = Plan::new(count(members)?);
+            let mut plan = Plan { sql_proxy: scenario.plan.sql_proxy, ..Plan::new(count(members)?) };
             let mut rest = rest;
             while let [word @ ("supervised" | "founded"), more @ ..] = rest {
                 match *word {
@@ -148,7 +150,8 @@ fn head(scenario: &mut Scenario, words: &[&str]) -> Result<bool, String> {
             if plan.data_members == 0 || plan.machines() > MOST_MEMBERS {
                 return Err(format!("a cluster has 1 to {MOST_MEMBERS} members"));
             }
-            let is_plain = plan.witnesses == 0 && plan.disk_mib.is_none() && plan.lease.is_none();
+            let is_plain =
+                plan.witnesses == 0 && plan.disk_mib.is_none() && plan.lease.is_none() && !plan.sql_proxy;
             if plan.founded && (plan.supervised || !is_plain) {
                 return Err("a `founded` cluster takes `spares N` and nothing else".to_owned());
             }
@@ -164,11 +167,7 @@ fn head(scenario: &mut Scenario, words: &[&str]) -> Result<bool, String> {
 
 fn action(words: &[&str]) -> Result<Action, String> {
     Ok(match words {
-        ["load", "pgbench"] => Action::LoadPgbench { rate: None },
-        ["load", "pgbench", "rate", rate] => {
-            let rate = u32::try_from(number(rate)?).map_err(|_| format!("{rate} is too fast"))?;
-            Action::LoadPgbench { rate: Some(rate) }
-        }
+        ["load", "pgbench", rest @ ..] => Action::LoadPgbench(load(rest)?),
         ["client", "on", on] => Action::LocalClient { on: target(on)? },
         ["arrange", "leader", "on", "primary"] => Action::ArrangeLeader { on_primary: true },
         ["arrange", "leader", "off", "primary"] => Action::ArrangeLeader { on_primary: false },
@@ -220,6 +219,35 @@ fn action(words: &[&str]) -> Result<Action, String> {
     })
 }
 
+/// `[simple|extended|prepared] [clients N] [rate N]`
+fn load(words: &[&str]) -> Result<Load, String> {
+    let mut load = Load::default();
+    let mut rest = words;
+    if let [word, more @ ..] = rest
+        && let Some(mode) = Mode::parse(word)
+    {
+        (load.mode, rest) = (mode, more);
+    }
+    let count = |word: &str| u32::try_from(number(word)?).map_err(|_| format!("{word} is too much"));
+    loop {
+        rest = match rest {
+            [] => return Ok(load),
+            ["clients", clients, more @ ..] => {
+                load.clients = count(clients)?;
+                more
+            }
+            ["rate", rate, more @ ..] => {
+                load.rate = Some(count(rate)?);
+                more
+            }
+            [word, ..] => {
+                let known = "`simple`, `extended` or `prepared`, `clients N`, `rate N`";
+                return Err(format!("`{word}` is not understood; after `load pgbench` come {known}"));
+            }
+        };
+    }
+}
+
 /// `command [on MEMBER] "…"`, and the same with what it is refused with.
 fn command(words: &[&str], refused: Option<String>) -> Result<Action, String> {
     match words {
@@ -262,6 +290,13 @@ fn expectation(words: &[&str]) -> Result<Expectation, String> {
         }
         ["nothing", "of", on, "runs"] => E::NothingRuns { on: target(on)? },
         ["no", "errors"] => E::NoErrors,
+        ["errors", "only", codes @ ..] if !codes.is_empty() => {
+            E::OnlyErrors { codes: codes.iter().map(|code| (*code).to_owned()).collect() }
+        }
+        ["connections", "kept"] => E::ConnectionsKept,
+        ["sql", "proxy", "of", of, "runs", "within", time @ ..] => {
+            E::SqlProxyRuns { of: target(of)?, within: duration(time)? }
+        }
         ["alone", "within", time @ ..] => E::Alone { within: duration(time)? },
         ["at-risk", "shown"] => E::AtRisk,
         ["explain", "of", on, text, "within", time @ ..] => {
@@ -287,8 +322,8 @@ fn expectation(words: &[&str]) -> Result<Expectation, String> {
         ["lost", "0", "duplicated", "0"] => E::NothingLost,
         ["lost", "some", "duplicated", "0"] => E::SomeLost,
         _ => {
-            let known = "write-gap, total-gap, primary, epoch, epochs, streaming, writes, no writes, no errors, fenced, \
-                         local client, founded, one primary endpoint, postgres, service, nothing, alone, at-risk, explain, log, rung, sql, lost";
+            let known = "write-gap, total-gap, primary, epoch, epochs, streaming, writes, no writes, no errors, errors only, connections kept, fenced, \
+                         local client, founded, one primary endpoint, postgres, service, nothing, alone, at-risk, explain, log, rung, sql, sql proxy, lost";
             return Err(format!("`expect {}` is not understood; there are: {known}", words.join(" ")));
         }
     })

@@ -7,12 +7,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use mainstay_core::Now;
 
+use super::proxied::{gap_servers, pgbench_servers, through};
 use super::{Action, Scenario, Target};
 use crate::client::GapClient;
 use crate::cluster::Cluster;
 use crate::endpoints::Endpoints;
 use crate::fencing::Watch;
-use crate::files::Site;
 use crate::pgbench::Pgbench;
 use crate::process::Kind;
 use crate::{clock, failure, fault, heal, interrupt, journal, service, sql};
@@ -98,9 +98,9 @@ pub fn play(cluster: &mut Cluster, scenario: &Scenario, slack: f64) -> Result<Ve
 impl<'a> Player<'a> {
     fn new(cluster: &'a mut Cluster, slack: f64) -> Result<Player<'a>> {
         let now = clock::now();
-        let servers = cluster.data_members().map(|member| sql::application(&member.site)).collect();
+        let servers = gap_servers(cluster);
         let number = i64::try_from(now.0).unwrap_or(i64::MAX);
-        let client = GapClient::start(number, servers, None)?;
+        let client = GapClient::start(number, servers, through(cluster), None)?;
         Ok(Player {
             cluster,
             slack,
@@ -118,17 +118,17 @@ impl<'a> Player<'a> {
 
     fn act(&mut self, action: &Action) -> Result<()> {
         match action {
-            Action::LoadPgbench { rate } => {
+            Action::LoadPgbench(load) => {
                 self.cluster.prepare_pgbench()?;
-                let sites: Vec<&Site> = self.cluster.data_members().map(|member| &member.site).collect();
-                self.pgbench = Some(Pgbench::start(&sites, *rate)?);
+                self.pgbench = Some(Pgbench::start(pgbench_servers(self.cluster), load)?);
                 Ok(())
             }
             Action::LocalClient { on } => {
                 let member = self.cluster.member(&self.one(on)?)?;
                 let number = self.client.number + 1;
-                let servers = vec![sql::application(&member.site)];
-                self.local = Some(GapClient::start(number, servers, Some(&member.namespace))?);
+                let servers = self.cluster.ways(std::iter::once(member));
+                let through = through(self.cluster);
+                self.local = Some(GapClient::start(number, servers, through, Some(&member.namespace))?);
                 Ok(())
             }
             Action::ArrangeLeader { on_primary } => self.arrange_leader(*on_primary),

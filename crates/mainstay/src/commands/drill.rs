@@ -22,7 +22,7 @@ use crate::cli::{DrillFault, DrillOptions, DrillScope, HitOptions};
 use crate::client::{self, Control};
 use crate::output::println;
 use crate::target::{self, Target};
-use crate::writer::Writer;
+use crate::writer::{Through, Writer};
 use crate::{commands::switchover, configuration};
 use fault::Fault;
 use precheck::Before;
@@ -139,9 +139,9 @@ fn targets(configuration: &Configuration) -> Result<Vec<Target>> {
 
 async fn start_writing(targets: Vec<Target>) -> Result<Writer> {
     // What an interrupted drill has left would be counted.
-    let writer = Writer::start(targets.clone(), TABLE, WRITE_INTERVAL).await?;
+    let writer = Writer::start(targets.clone(), Through::Postgres, TABLE, WRITE_INTERVAL).await?;
     writer.remove().await?;
-    Writer::start(targets, TABLE, WRITE_INTERVAL).await
+    Writer::start(targets, Through::Postgres, TABLE, WRITE_INTERVAL).await
 }
 
 async fn measure(

@@ -50,6 +50,7 @@ pub(crate) fn render(status: &Status) -> String {
                 writeln!(text, "{} is being copied: {}", row.name, super::reinit::progress_words(progress));
         }
     }
+    text.push_str(&proxies(status));
     let _ = writeln!(text, "{}", outlook(status));
     if let Some(verified) = &status.verified {
         let _ = writeln!(text, "{}", verified_words(verified, status.now_unix_ms));
@@ -101,6 +102,20 @@ fn table(status: &Status) -> String {
         );
     }
     text
+}
+
+/// Nothing where nobody is to run one.
+fn proxies(status: &Status) -> String {
+    let words = |row: &MemberStatus| {
+        let proxy = row.sql_proxy.as_ref()?;
+        let address = proxy.address.map_or_else(String::new, |address| format!(" {address}"));
+        Some(match proxy.pid {
+            Some(pid) => format!("{}{address} (pid {pid})", row.name),
+            None => format!("{}{address} (down)", row.name),
+        })
+    };
+    let all: Vec<String> = status.members.iter().filter_map(words).collect();
+    if all.is_empty() { String::new() } else { format!("SQL proxy: {}\n", all.join(", ")) }
 }
 
 fn postgres(row: &MemberStatus) -> String {

@@ -18,6 +18,7 @@ const OURS: &[&str] = &[
     "consensus",
     "state",
     "guard",
+    "sql-proxy",
     "postgresql",
     "tls",
     "log",
@@ -43,6 +44,10 @@ pub(crate) async fn run(options: &UninstallOptions) -> Result<ExitCode> {
     let left = mainstay_guard::leftovers(data).unwrap_or_default();
     if !left.is_empty() {
         bail!("PostgreSQL still runs in {} (process {}); stop the member first", data.display(), left[0]);
+    }
+    let proxy = mainstay_member::sql_proxy::lock_file(&configuration);
+    if let Ok(Some(pid)) = mainstay_guard::Companion::pid_of(&proxy) {
+        bail!("the SQL proxy of {me} still runs (process {pid}); stop the member first");
     }
     let question = format!("{me} is taken off this machine: keys, state and configuration are removed");
     if !ask.confirm(&question, me.as_str(), options.yes)? {

@@ -12,11 +12,13 @@ use mainstay_core::MemberId;
 use mainstay_core::record::{Kind, OnCrash};
 use mainstay_member::configuration::{Bootstrap, Configuration, MemberRow, Postgresql, Tls};
 use mainstay_net::KeyFingerprint;
+use mainstay_sql::Settings;
 use toml::Spanned;
 
 use super::raw;
 
 mod databases;
+mod sql_proxy;
 
 /// A problem and where it stands.
 pub(super) struct Problem {
@@ -34,20 +36,22 @@ fn whole_file(message: &str) -> Problem {
     Problem { span: None, message: message.to_owned() }
 }
 
-pub(super) fn check(file: raw::File, base: &Path) -> Checked<Configuration> {
+/// What the member is told, and beside it what its SQL proxy is.
+pub(super) fn check(file: raw::File, base: &Path) -> Checked<(Configuration, Option<Settings>)> {
     let me = name(&file.member)?;
     let directory = match &file.directory {
         Some(directory) => base.join(directory.get_ref()),
         None => base.to_owned(),
     };
     let members = members(&file.members)?;
-    members.get(&me).ok_or_else(|| {
+    let own = members.get(&me).ok_or_else(|| {
         let known: Vec<&str> = members.keys().map(MemberId::as_str).collect();
         at(
             &file.member,
             format!("member \"{me}\" has no table [members.{me}]; there are: {}", known.join(", ")),
         )
     })?;
+    let settings = sql_proxy::check(file.sql_proxy.as_ref(), own)?;
     // A witness that has joined lists itself alone.
     if members.len() > 1 && !members.values().any(|row| row.kind == Kind::Data) {
         return Err(whole_file("no member is of kind \"data\"; at least one must run PostgreSQL"));
@@ -58,7 +62,7 @@ pub(super) fn check(file: raw::File, base: &Path) -> Checked<Configuration> {
     let is_witness = members.get(&me).is_some_and(|row| row.kind == Kind::Witness);
     let mut postgresql = postgresql(&file.postgresql, base, &directory, is_witness)?;
     databases::add_hba_lines(&mut postgresql.hba, &databases, file.postgresql.hba.is_some());
-    Ok(Configuration {
+    let configuration = Configuration {
         cluster,
         tls: tls(file.tls.as_ref(), base, &directory),
         postgresql,
@@ -68,12 +72,15 @@ pub(super) fn check(file: raw::File, base: &Path) -> Checked<Configuration> {
         lease: lease(file.lease.as_ref())?,
         on_crash: on_crash(file.on_crash.as_ref())?,
         hooks: hooks::check(&file.hooks)?,
+        // Where the file is, knows who has read it.
+        sql_proxy: None,
         verify_every: verify_every(file.verify.every.as_ref())?,
         show_password: file.demo,
         me,
         directory,
         members,
-    })
+    };
+    Ok((configuration, settings))
 }
 
 fn name(value: &Spanned<String>) -> Checked<MemberId> {

@@ -26,6 +26,7 @@ pub(super) struct File {
     pub(super) databases: Vec<Spanned<Database>>,
     #[serde(default)]
     pub(super) hooks: Hooks,
+    pub(super) sql_proxy: Option<Spanned<SqlProxy>>,
     #[serde(default)]
     pub(super) verify: Verify,
     #[serde(default)]
@@ -77,6 +78,23 @@ pub(super) struct Hooks {
 #[serde(deny_unknown_fields)]
 pub(super) struct Verify {
     pub(super) every: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SqlProxy {
+    pub(super) listen: Option<Spanned<String>>,
+    pub(super) listen_readonly: Option<Spanned<String>>,
+    pub(super) pool_mode: Option<Spanned<String>>,
+    pub(super) default_pool_size: Option<Spanned<i64>>,
+    pub(super) max_client_conn: Option<Spanned<i64>>,
+    pub(super) query_wait_timeout: Option<Spanned<String>>,
+    pub(super) server_idle_timeout: Option<Spanned<String>>,
+    pub(super) server_lifetime: Option<Spanned<String>>,
+    pub(super) client_idle_timeout: Option<Spanned<String>>,
+    pub(super) idle_transaction_timeout: Option<Spanned<String>>,
+    pub(super) query_timeout: Option<Spanned<String>>,
+    pub(super) workers: Option<Spanned<i64>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -151,3 +151,57 @@ fn a_file_that_is_not_there_says_how_to_name_one() {
     let error = load(Path::new("/nonexistent/mainstay.toml")).expect_err("it is not there").to_string();
     assert!(error.contains("name the file with --config"), "{error}");
 }
+
+/// The good file with a table for the proxy, from line 17 on.
+fn proxy(directory: &Directory, table: &str) -> Result<Option<mainstay_sql::Settings>, String> {
+    let file = directory.0.join("mainstay.toml");
+    let parsed = parse_with_proxy(&file, &format!("{}[sql_proxy]\n{table}", good()));
+    parsed.map(|(_, settings)| settings).map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_sql_proxy_has_defaults_and_the_member_learns_of_it() {
+    use std::time::Duration;
+    let directory = Directory::new("proxy");
+    assert_eq!(proxy(&directory, ""), Ok(Some(mainstay_sql::Settings::default())));
+    let settings = proxy(
+        &directory,
+        "listen = \"[::1]:7000\"\nlisten_readonly = \"\"\npool_mode = \"session\"\nworkers = 3\nquery_timeout = \"2min\"\n",
+    );
+    let settings = settings.expect("it is good").expect("it is there");
+    assert_eq!(settings.listen, "[::1]:7000".parse().unwrap());
+    assert_eq!((settings.listen_readonly, settings.worker_threads()), (None, 3));
+    assert_eq!(settings.pool_mode, mainstay_sql::PoolMode::Session);
+    assert_eq!(settings.query_timeout, Duration::from_secs(120));
+
+    let none = directory.parse(&good()).expect("it is good");
+    let wanted = directory.parse(&format!("{}[sql_proxy]\n", good())).expect("it is good");
+    let other = directory.parse(&format!("{}[sql_proxy]\nworkers = 3\n", good())).expect("it is good");
+    assert_eq!(none.sql_proxy, None);
+    assert!(wanted.sql_proxy.as_ref().is_some_and(|wanted| wanted.file.ends_with("mainstay.toml")));
+    assert_ne!(wanted.sql_proxy, other.sql_proxy, "other settings are told apart");
+}
+
+#[test]
+fn a_mistake_in_the_proxys_table_is_named_with_its_line() {
+    let directory = Directory::new("bad-proxy");
+    for (table, expected) in [
+        ("listn = \"0.0.0.0:1\"", "unknown key \"listn\"; did you mean \"listen\"?"),
+        ("listen = \"6432\"", "mainstay.toml:17: listen \"6432\" is not an IP address with a port"),
+        ("listen = \"0.0.0.0:0\"", "listen \"0.0.0.0:0\" needs a port between 1 and 65535"),
+        (
+            "listen = \"0.0.0.0:5432\"",
+            "mainstay.toml:17: listen \"0.0.0.0:5432\" is taken by this member's postgres",
+        ),
+        ("listen = \"10.0.0.1:6433\"", "listen_readonly is where listen is"),
+        ("pool_mode = \"fast\"", "pool_mode \"fast\" is none of"),
+        ("default_pool_size = 0", "default_pool_size 0 is not between 1 and 10000"),
+        ("workers = -1", "workers -1 is not between 0 and 256"),
+        ("query_timeout = \"5\"", "mainstay.toml:17: \"5\" is not a length of time"),
+        ("server_lifetime = \"1000h\"", "server_lifetime \"1000h\" is longer than 30 days"),
+    ] {
+        let error = proxy(&directory, table).expect_err(expected);
+        assert!(error.contains(expected), "{table}:\n  got      {error}\n  expected {expected}");
+        assert_eq!(error.lines().count(), 1, "{error:?}");
+    }
+}

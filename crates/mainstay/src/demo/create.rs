@@ -16,18 +16,22 @@ struct Ports {
     postgres: u16,
     member: u16,
     http: u16,
+    /// Of the SQL proxy, for clients of the primary and of the standbys.
+    sql: u16,
+    sql_readonly: u16,
 }
 
 fn ports(port_base: u16, place: usize) -> Ports {
     let place = u16::try_from(place).unwrap_or(u16::MAX);
-    Ports { postgres: port_base + place, member: port_base + 20 + place, http: port_base + 40 + place }
+    let port = |offset: u16| port_base + offset + place;
+    Ports { postgres: port(0), member: port(20), http: port(40), sql: port(60), sql_readonly: port(80) }
 }
 
 /// Fails if any of the demo's ports is taken.
 pub(super) fn check_ports(port_base: u16, members: u16) -> Result<()> {
     for place in 1..=usize::from(members) {
-        let Ports { postgres, member, http } = ports(port_base, place);
-        for port in [postgres, member, http] {
+        let Ports { postgres, member, http, sql, sql_readonly } = ports(port_base, place);
+        for port in [postgres, member, http, sql, sql_readonly] {
             if let Err(error) = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], port))) {
                 bail!("port {port} on 127.0.0.1 cannot be used: {error}; choose another --port-base");
             }
@@ -94,7 +98,7 @@ fn configuration(
         own.name
     );
     for (place, (member, key)) in members.iter().zip(keys).enumerate() {
-        let Ports { postgres, member: address, http } = ports(port_base, place + 1);
+        let Ports { postgres, member: address, http, .. } = ports(port_base, place + 1);
         let _ = write!(
             text,
             "\n[members.{}]\n\
@@ -105,5 +109,11 @@ fn configuration(
             member.name
         );
     }
+    let own_place = members.iter().position(|member| member.name == own.name).unwrap_or(0) + 1;
+    let Ports { sql, sql_readonly, .. } = ports(port_base, own_place);
+    let _ = write!(
+        text,
+        "\n[sql_proxy]\nlisten = \"127.0.0.1:{sql}\"\nlisten_readonly = \"127.0.0.1:{sql_readonly}\"\n"
+    );
     text
 }

@@ -11,10 +11,9 @@ use mainstay_member::explain::Explanation;
 use nix::sys::signal::Signal;
 
 use super::place::{MemberPlace, Place};
-use super::processes;
+use super::{processes, verbs};
 use crate::output::println;
-use crate::target::Target;
-use crate::writer::Writer;
+use crate::writer::{Tally, Through, Writer};
 
 const WRITE_INTERVAL: Duration = Duration::from_millis(20);
 const BASELINE: Duration = Duration::from_secs(1);
@@ -29,15 +28,15 @@ pub(super) async fn run(place: &Place, member: &MemberPlace) -> Result<ExitCode>
     }
     let status = place.status().await?;
     let was_primary = status.primary.as_ref() == Some(&member.name);
-    let targets: Result<Vec<Target>> =
-        status.endpoints.members.values().map(|url| Target::of_url(url)).collect();
-    let writer = Writer::start(targets?, super::WRITER_TABLE, WRITE_INTERVAL).await?;
+    // An application on another machine would take the next of its proxies; this one begins with one that lives on.
+    let targets = verbs::proxies(&status, Some(&member.name))?;
+    let writer = Writer::start(targets, Through::SqlProxy, super::WRITER_TABLE, WRITE_INTERVAL).await?;
     tokio::time::sleep(BASELINE).await;
     let killed_at = mainstay_member::now();
     processes::signal(&processes::all(member), Signal::SIGKILL)?;
     let last = writer.tally().acknowledged.keys().last().copied().unwrap_or(0);
     println!(
-        "  0.00 s  {} killed (kill -9: member, guard, PostgreSQL); last acknowledged row {}",
+        "  0.00 s  {} killed (kill -9: member, guard, SQL proxy, PostgreSQL); last acknowledged row {}",
         member.name,
         grouped(last)
     );
@@ -116,7 +115,24 @@ async fn report(writer: &Writer, killed_at: Now) -> Result<ExitCode> {
         checked.lost,
         checked.twice
     );
+    println!("{}", connection_words(&writer.tally()));
     Ok(if checked.lost + checked.twice == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What an application would have noticed, beside the pause.
+fn connection_words(tally: &Tally) -> String {
+    let connection = match tally.reconnected {
+        0 => "kept its connection".to_owned(),
+        1 => "had to connect again".to_owned(),
+        times => format!("had to connect again {times} times"),
+    };
+    let under_way = match tally.unknown {
+        0 => "no commit was left open".to_owned(),
+        1 => "1 commit under way is open (08007)".to_owned(),
+        count => format!("{count} commits under way are open (08007)"),
+    };
+    let errors = if tally.failed == 1 { "1 error".to_owned() } else { format!("{} errors", tally.failed) };
+    format!("The writer {connection}: {errors} for new work, {under_way}.")
 }
 
 /// 1240 as `1,240`.

@@ -40,12 +40,14 @@ pub(super) fn member_pid(member: &MemberPlace) -> Option<Pid> {
     living(&member.directory.join("state/member.pid"), &member.directory)
 }
 
-/// Every process of the member: its own, the guard's, and PostgreSQL's.
+/// Every process of the member: its own, the guard's, the SQL proxy's, and PostgreSQL's.
 pub(super) fn all(member: &MemberPlace) -> Vec<Pid> {
     let guard = living(&member.directory.join("guard/guard.pid"), &member.directory);
+    let proxy = mainstay_guard::Companion::pid_of(&member.directory.join("sql-proxy/lock"));
+    let proxy = proxy.ok().flatten().map(Pid::from_raw);
     let postgres = mainstay_guard::leftovers(&member.data_directory()).unwrap_or_default();
     let postgres = postgres.into_iter().map(Pid::from_raw);
-    member_pid(member).into_iter().chain(guard).chain(postgres).collect()
+    member_pid(member).into_iter().chain(guard).chain(proxy).chain(postgres).collect()
 }
 
 /// The process in a pid file, if it still is the one that wrote it: its command line names the member's directory.

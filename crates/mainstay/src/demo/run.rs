@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use mainstay_member::status::{Role, Status};
+use mainstay_member::status::{MemberStatus, Role, Status};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::kill::grouped;
@@ -16,8 +16,7 @@ use super::{check, create, processes, verbs};
 use crate::cli::DemoOptions;
 use crate::commands::status::{bytes_words, render};
 use crate::output::println;
-use crate::target::Target;
-use crate::writer::{Checked, Writer};
+use crate::writer::{Checked, Through, Writer};
 
 /// Cloning a new, empty cluster takes a second or two.
 const READY_PATIENCE: Duration = Duration::from_secs(90);
@@ -103,11 +102,12 @@ async fn wait_ready(place: &Place, begun: Instant) -> Result<Status> {
     }
 }
 
-/// One primary that lets applications in, all others streaming and acknowledging.
+/// One primary that lets applications in, all others streaming and acknowledging, and a SQL proxy beside each.
 fn is_ready(status: &Status) -> bool {
     let standbys =
         status.members.iter().filter(|row| row.role == Role::Standby && row.sync && row.lag_bytes.is_some());
-    status.writable && standbys.count() + 1 == status.members.len()
+    let has_proxy = |row: &MemberStatus| row.sql_proxy.as_ref().is_some_and(|proxy| proxy.pid.is_some());
+    status.writable && status.members.iter().all(has_proxy) && standbys.count() + 1 == status.members.len()
 }
 
 fn members_words(place: &Place, status: &Status) -> String {
@@ -138,7 +138,8 @@ fn detached(place: &Place, status: &Status, json: bool) -> Result<ExitCode> {
         println!("{}", serde_json::to_string_pretty(status)?);
     } else {
         println!("{}", render(status).trim_end());
-        println!("\nwrites   {}\nreads    {}", status.endpoints.rw, status.endpoints.ro);
+        let (writes, reads) = verbs::urls_of(status);
+        println!("\nwrites   {writes}\nreads    {reads}");
         println!("It runs on in {}. End it with: ./demo stop{}", place.directory.display(), place.flag());
     }
     Ok(ExitCode::SUCCESS)
@@ -162,9 +163,8 @@ fn last_lines(place: &Place) -> String {
 
 /// Shows the cluster and a writer until interrupted.
 async fn show(place: &Place, status: &Status, title: &str) -> Result<()> {
-    let targets: Result<Vec<Target>> =
-        status.endpoints.members.values().map(|url| Target::of_url(url)).collect();
-    let writer = Writer::start(targets?, super::WRITER_TABLE, WRITE_INTERVAL)
+    let targets = verbs::proxies(status, None)?;
+    let writer = Writer::start(targets, Through::SqlProxy, super::WRITER_TABLE, WRITE_INTERVAL)
         .await
         .context("the writer did not start")?;
     let terminal = std::io::stdout().is_terminal();

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use mainstay_core::MemberId;
 use mainstay_member::explain::Explanation;
+use mainstay_member::status::{MemberStatus, Status};
 use nix::sys::signal::Signal;
 
 use super::place::{MemberPlace, Place};
@@ -17,6 +18,7 @@ use crate::commands::{
     switchover as switchover_command, verify as verify_command,
 };
 use crate::output::println;
+use crate::target::Target;
 
 /// PostgreSQL's clean stop, with its checkpoint, and the end of the lease.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
@@ -27,17 +29,35 @@ pub(super) async fn status(place: &Place, watch: bool, json: bool) -> Result<Exi
 }
 
 pub(super) async fn psql(place: &Place, arguments: &[String]) -> Result<ExitCode> {
-    psql_command::exec(&place.status().await?.endpoints.rw, None, arguments)
+    psql_command::exec(&urls_of(&place.status().await?).0, None, arguments)
+}
+
+/// Where applications write and read: through the SQL proxies, once a member that answers knows of them.
+pub(super) fn urls_of(status: &Status) -> (String, String) {
+    let endpoints = &status.endpoints;
+    let through = |proxies: &Option<String>, direct: &String| proxies.as_ref().unwrap_or(direct).clone();
+    (through(&endpoints.sql_rw, &endpoints.rw), through(&endpoints.sql_ro, &endpoints.ro))
+}
+
+/// Every SQL proxy of the demo but that of `without`, for a client that writes.
+pub(super) fn proxies(status: &Status, without: Option<&MemberId>) -> Result<Vec<Target>> {
+    let url = status.endpoints.sql_rw.as_ref().context("no member has a SQL proxy; see `demo status`")?;
+    let wanted = |row: &&MemberStatus| status.members.len() == 1 || Some(&row.name) != without;
+    let rows = status.members.iter().filter(wanted);
+    let addresses = rows.filter_map(|row| row.sql_proxy.as_ref()?.address);
+    addresses.map(|address| Target::of_url_at(url, address)).collect()
 }
 
 pub(super) async fn urls(place: &Place, json: bool) -> Result<ExitCode> {
-    let endpoints = place.status().await?.endpoints;
+    let status = place.status().await?;
+    let ((writes, reads), endpoints) = (urls_of(&status), status.endpoints);
     if json {
         println!("{}", serde_json::to_string_pretty(&endpoints)?);
         return Ok(ExitCode::SUCCESS);
     }
-    println!("writes   {}", endpoints.rw);
-    println!("reads    {}", endpoints.ro);
+    println!("writes   {writes}");
+    println!("reads    {reads}");
+    println!("without the SQL proxies:");
     for (member, url) in &endpoints.members {
         println!("{member:<8} {url}");
     }

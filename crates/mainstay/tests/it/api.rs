@@ -107,8 +107,10 @@ fn what_changes_something_needs_tls_and_a_client_that_was_let_in() {
     for wrong in [&token[..token.len() - 1], "", "mainstay_00"] {
         assert_eq!(with_token(&demo, wrong, "POST /v1/pause", PAUSE), is(401, "unauthorized"), "{wrong:?}");
     }
-    // Clients let nobody in, however the path is spelt.
-    for path in ["/v1/clients", "/v1/on/m1/v1/clients", "/v1/on/m1/v1/%63lients"] {
+    // Clients let nobody in and see no verifiers, however the path is spelt.
+    let verifiers = ["/v1/sql/roles", "/v1/on/m1/v1/sql/roles", "/v1/on/m1/v1/sql/%72oles"];
+    let clients = ["/v1/clients", "/v1/on/m1/v1/clients", "/v1/on/m1/v1/%63lients"];
+    for path in clients.into_iter().chain(verifiers) {
         assert_eq!(with_token(&demo, &token, &format!("GET {path}"), ""), is(403, "forbidden"), "{path}");
     }
     let again = client(&demo, &["add", "ops", "--out", &out]);

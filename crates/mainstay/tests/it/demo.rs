@@ -28,6 +28,8 @@ fn three_members_survive_a_kill_a_rejoin_and_a_switchover() {
     let killed = demo.run(&["kill", "m1"]);
     assert!(killed.status.success(), "{}{}", stdout(&killed), stderr(&killed));
     assert!(stdout(&killed).contains(" 0 lost, 0 twice."), "{}", stdout(&killed));
+    let kept = "The writer kept its connection: 0 errors for new work, ";
+    assert!(stdout(&killed).contains(kept), "{}", stdout(&killed));
     let status = demo.status();
     assert_ne!(status["primary"], "m1");
     assert_eq!(role(&status, "m1"), "stopped");

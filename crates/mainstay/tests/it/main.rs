@@ -18,6 +18,7 @@ mod monitoring;
 mod operate;
 mod recover;
 mod reference;
+mod sql_proxy;
 mod support;
 mod verify;
 
@@ -53,7 +54,7 @@ impl Demo {
         // Below the ephemeral ports, and apart from the default demo.
         // Tests of other working copies may run beside these.
         let is_free =
-            |base: &u16| (1..=60).all(|port| std::net::TcpListener::bind(("127.0.0.1", base + port)).is_ok());
+            |base: &u16| (1..=90).all(|port| std::net::TcpListener::bind(("127.0.0.1", base + port)).is_ok());
         let mut bases = std::iter::repeat_with(|| {
             let next = PORTS.fetch_add(1, Ordering::Relaxed) + (std::process::id() % 30) as u16;
             21_000 + next % 30 * 100

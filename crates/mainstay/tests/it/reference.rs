@@ -91,6 +91,7 @@ fn every_configuration_key_is_explained() {
         ("bootstrap", "## `[bootstrap]`"),
         ("database", "## `[[database]]`"),
         ("hooks", "## `[hooks]`"),
+        ("sql_proxy", "## `[sql_proxy]`"),
         ("verify", "## `[verify]`"),
         ("members.m1", "## `[members.NAME]`"),
     ];

@@ -89,6 +89,7 @@ fn other_keys(running: &Configuration, file: &Configuration) -> Vec<String> {
         ("on_crash", running.on_crash != file.on_crash),
         ("tls", format!("{:?}", running.tls) != format!("{:?}", file.tls)),
         ("bootstrap", format!("{:?}", running.bootstrap) != format!("{:?}", file.bootstrap)),
+        ("sql_proxy", running.sql_proxy != file.sql_proxy),
         ("members", format!("{:?}", running.members) != format!("{:?}", file.members)),
         ("postgresql.bin_dir", running.postgresql.bin_dir != file.postgresql.bin_dir),
         ("postgresql.data_directory", running.postgresql.data_directory != file.postgresql.data_directory),

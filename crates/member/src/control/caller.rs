@@ -38,6 +38,17 @@ impl Caller {
         }
     }
 
+    /// What passwords are checked by is a secret, which stays among the members.
+    pub(super) fn reads_verifiers(&self) -> Result<(), Refuse> {
+        match self {
+            Caller::Local { .. } | Caller::Member { .. } => Ok(()),
+            Caller::Client { name } => {
+                Err(Refuse::forbidden(format!("{name} cannot see what passwords are checked by"))
+                    .remedy("ask on the control socket of a member"))
+            }
+        }
+    }
+
     /// Faults are caused on the word of somebody who is on a member's machine.
     pub(super) fn may_drill(&self) -> Result<(), Refuse> {
         match self {

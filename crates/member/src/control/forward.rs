@@ -128,6 +128,26 @@ pub(super) async fn on(
     Ok((status, [(header::CONTENT_TYPE, "application/json")], answered.body).into_response())
 }
 
+/// What `member` answers to a question for `path`, with the code of the answer.
+pub(super) async fn get(
+    control: &Control,
+    member: &MemberId,
+    path: &str,
+    caller: &Caller,
+) -> Result<(StatusCode, String), Refuse> {
+    let status = control.seen.status.borrow().clone();
+    let link = control.links.call_link(member).ok_or_else(|| Refuse::no_such_member(member, &status))?;
+    let asked = Asked {
+        method: "GET".to_owned(),
+        path: path.to_owned(),
+        body: String::new(),
+        by: caller.name(),
+        client: matches!(caller, Caller::Client { .. }),
+    };
+    let answered = carry(&link, member, &asked).await?;
+    Ok((StatusCode::from_u16(answered.status).unwrap_or(StatusCode::BAD_GATEWAY), answered.body))
+}
+
 async fn carry(link: &Link, member: &MemberId, asked: &Asked) -> Result<Answered, Refuse> {
     let mut connected = link.connected();
     let up = async { connected.wait_for(|up| *up).await.is_ok() };

@@ -92,6 +92,12 @@ pub(super) fn is_primary_and_live(seen: &Seen) -> (bool, bool) {
     (judge(Question::Primary, None, &moment).holds, judge(Question::Liveness, None, &moment).holds)
 }
 
+/// What `/primary` would answer now, and why not.
+pub(super) fn is_primary(seen: &Seen) -> Result<(), String> {
+    let verdict = judge(Question::Primary, None, &Moment::of(seen));
+    if verdict.holds { Ok(()) } else { Err(verdict.why) }
+}
+
 impl Moment {
     fn of(seen: &Seen) -> Moment {
         // The clock is read last: what is taken from it is never older than what it is compared with.

@@ -97,10 +97,20 @@ impl Refuse {
         Refuse::new(StatusCode::SERVICE_UNAVAILABLE, "no_majority", message.into())
     }
 
+    /// 503 `unavailable`: what it would be read from does not answer now.
+    pub(crate) fn unavailable(message: impl Into<String>) -> Refuse {
+        Refuse::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message.into())
+    }
+
     /// 500 `failed`: it was tried, and did not work.
     #[allow(dead_code, reason = "verbs that do something on this machine answer with it")]
     pub(crate) fn failed(message: impl Into<String>) -> Refuse {
         Refuse::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", message.into())
+    }
+
+    /// What is wrong, without what to do about it.
+    pub(crate) fn message(&self) -> &str {
+        &self.refusal.message
     }
 
     /// Says what to do about it, as a clause that may follow a semicolon.

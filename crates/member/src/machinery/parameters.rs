@@ -254,7 +254,11 @@ impl Machinery {
 
     /// The lines for applications: those of the member's own file first, then the cluster's.
     pub(crate) fn hba_lines(&self) -> Vec<String> {
-        self.file_part().hba.iter().chain(&self.accepted().set.hba).cloned().collect()
+        let lines = self.file_part().hba.iter().chain(&self.accepted().set.hba).cloned().collect();
+        match &self.configuration.sql_proxy {
+            Some(_) => hba::with_proxy(lines),
+            None => lines,
+        }
     }
 
     pub(crate) async fn write_gate(&self, gate: Gate) -> Result<(), WorkError> {

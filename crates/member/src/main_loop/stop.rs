@@ -22,9 +22,11 @@ impl MainLoop {
         }
         info!("stopping");
         self.under_way.stopping_since = Some(clock::now());
+        self.machinery.sql_proxy.stop();
         self.run_lane.call_off();
         self.upkeep_lane.call_off();
         if self.facts.record.primary() == Some(&self.facts.me) {
+            self.machinery.handing_over.announce(self.facts.record.epoch);
             self.memory.ending = Some((self.facts.record.epoch, EndCause::Switchover { to: None }));
         }
         let machinery = Arc::clone(&self.machinery);

@@ -86,6 +86,7 @@ pub(super) async fn open_gate(machinery: &Machinery, epoch: Epoch) -> Result<Out
     end_sessions(&postmaster, &session, SESSIONS_PATIENCE).await?;
     machinery.write_gate(Gate::Open).await?;
     machinery.guard()?.reload().await.map_err(failed)?;
+    machinery.handing_over.take_back();
     Ok(Outcome::GateOpen(epoch))
 }
 

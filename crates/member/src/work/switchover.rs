@@ -5,7 +5,7 @@ use std::time::Duration;
 use mainstay_core::MemberId;
 use mainstay_guard::{ClientError, Refusal, StopMode};
 use mainstay_postgres::hba::Gate;
-use mainstay_postgres::session;
+use mainstay_postgres::session::{self, Session};
 use mainstay_postgres::upstream::parse_application_name;
 
 use super::Outcome;
@@ -17,13 +17,22 @@ use crate::machinery::{Machinery, Postmaster, QUICK_LOOK, WorkError, failed};
 const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(120);
 /// The stop waits for every walsender; after this only for the target's.
 const OTHERS_PATIENCE: Duration = Duration::from_millis(300);
+/// How long it takes that the proxies of all members know that they are to begin no transaction: two hops and a wake-up.
+const ANNOUNCED: Duration = Duration::from_millis(20);
+/// Transactions of applications behind a proxy take milliseconds; nobody is to wait for one that takes longer.
+const DRAIN_PATIENCE: Duration = Duration::from_millis(300);
 /// Then it is killed, and the target is promoted by the normal proof.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) async fn stop(machinery: &Machinery, to: Option<&MemberId>) -> Result<Outcome, WorkError> {
     session::checkpoint(&machinery.server, CHECKPOINT_PATIENCE).await.map_err(failed)?;
+    let epoch = machinery.record.borrow().epoch;
+    let attempt = machinery.handing_over.begin(epoch);
     let guard = machinery.guard()?;
     let session = machinery.session().await?;
+    if machinery.configuration.sql_proxy.is_some() {
+        drain(&session).await?;
+    }
     machinery.write_gate(Gate::Shut).await?;
     let names = machinery.record.borrow().sync().map(Machinery::names).unwrap_or_default();
     let generation = machinery.write_configuration(names, None).await?;
@@ -51,7 +60,18 @@ pub(super) async fn stop(machinery: &Machinery, to: Option<&MemberId>) -> Result
         tokio::time::sleep(QUICK_LOOK).await;
     }
     machinery.read_guard_again();
+    attempt.done();
     Ok(Outcome::Done)
+}
+
+/// Waits until the proxies have let the transactions under way come to their end. Those that do not, are cut off.
+async fn drain(session: &Session) -> Result<(), WorkError> {
+    let give_up = clock::now().plus(DRAIN_PATIENCE);
+    tokio::time::sleep(ANNOUNCED).await;
+    while session.applications_in_transaction().await.map_err(failed)? > 0 && clock::now() < give_up {
+        tokio::time::sleep(QUICK_LOOK).await;
+    }
+    Ok(())
 }
 
 /// The server may end by itself before it is told to: that is what was wanted.

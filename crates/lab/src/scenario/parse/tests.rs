@@ -31,7 +31,7 @@ fn a_story_is_read() {
     assert_eq!((scenario.plan.data_members, scenario.plan.witnesses, scenario.repeat), (3, 2, 2));
     assert_eq!(scenario.plan.disk_mib, Some(400));
     let actions: Vec<&Action> = scenario.steps.iter().map(|step| &step.action).collect();
-    assert_eq!(actions[0], &Action::LoadPgbench { rate: None });
+    assert_eq!(actions[0], &Action::LoadPgbench(Load::default()));
     assert_eq!(actions[1], &Action::Fault { fault: Fault::KillPostmaster, targets: vec![Target::Primary] });
     assert_eq!(actions[2], &Action::Expect(Expectation::WriteGap { below: Duration::from_secs(1) }));
     assert_eq!(
@@ -86,10 +86,32 @@ fn every_kind_of_mistake_says_what_is_understood() {
         ("cluster 3\nexpect gap", "`expect gap` is not understood"),
         ("cluster 3\nexpect rung of old walk", "`walk` is no rung"),
         ("cluster 3\nsql old \"SELECT", "no partner"),
+        ("cluster 3\nload pgbench 16", "`16` is not understood; after `load pgbench` come"),
         ("cluster 3\nplease", "a line begins with one of"),
     ] {
         let error = refused(body);
         assert!(error.contains(said), "{body}: {error}");
+    }
+}
+
+#[test]
+fn sql_proxies_are_understood() {
+    for head in ["clients through the sql proxy\ncluster 3", "cluster 3\nclients through the sql proxy"] {
+        let text = format!(
+            "# Why.\n{head}\nload pgbench prepared clients 16\nfault kill-sql-proxy standby\n\
+             expect sql proxy of standby runs within 1 s\nexpect errors only 40001, 08007\nexpect connections kept\n\
+             expect lost 0, duplicated 0\n"
+        );
+        let scenario = parse("x", "x.scenario", &text).unwrap();
+        assert!(scenario.plan.sql_proxy && scenario.plan.data_members == 3);
+        let actions: Vec<&Action> = scenario.steps.iter().map(|step| &step.action).collect();
+        let load = Load { clients: 16, mode: Mode::Prepared, rate: None };
+        assert_eq!(actions[0], &Action::LoadPgbench(load));
+        let runs = Expectation::SqlProxyRuns { of: Target::Standby(1), within: Duration::from_secs(1) };
+        assert_eq!(actions[2], &Action::Expect(runs));
+        let codes = vec!["40001".to_owned(), "08007".to_owned()];
+        assert_eq!(actions[3], &Action::Expect(Expectation::OnlyErrors { codes }));
+        assert_eq!(actions[4], &Action::Expect(Expectation::ConnectionsKept));
     }
 }
 

@@ -1,0 +1,71 @@
+//! `sql-proxy`: the process that pools clients' connections; started by the member.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use mainstay_guard::CompanionLock;
+use mainstay_member::{Configuration, sql_proxy};
+use mainstay_postgres::layout::Layout;
+use mainstay_postgres::tools::RunAs;
+use mainstay_sql::Paths;
+use nix::unistd::{Gid, Uid, geteuid, setgid, setgroups, setuid};
+
+use crate::cli::ConfigOptions;
+use crate::configuration;
+
+/// No runtime has been made yet: the process has one thread while it changes its user.
+pub(crate) fn run(options: &ConfigOptions) -> Result<ExitCode> {
+    let (configuration, settings) = configuration::load_with_proxy(&options.config)?;
+    let (Some(settings), Some(wanted)) = (settings, &configuration.sql_proxy) else {
+        bail!("{} has no table [sql_proxy]; add one, if there is to be a proxy", options.config.display());
+    };
+    // It may be opened by the user who has started this process only, and stays locked under another one.
+    let lock = sql_proxy::lock_file(&configuration);
+    std::fs::create_dir_all(lock.parent().unwrap_or(Path::new("/")))
+        .with_context(|| format!("cannot make the directory of {}", lock.display()))?;
+    let stamp = sql_proxy::stamp(&wanted.settings).context("cannot look at the program's own file")?;
+    let locked = CompanionLock::take(&lock, &stamp);
+    let locked = locked.with_context(|| format!("cannot lock {}", lock.display()))?;
+    let Some(_held_while_it_runs) = locked else {
+        bail!("the SQL proxy of {} runs already; the member looks after it", configuration.me);
+    };
+    let run_as = run_as(&configuration)?;
+    let paths = paths(&configuration, run_as.clone())?;
+    if let Some(user) = run_as {
+        become_user(&user).with_context(|| format!("cannot become user {}", user.name()))?;
+    }
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).with_ansi(false).init();
+    mainstay_sql::run(&settings, &paths)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// PostgreSQL's user, if this process is root. A witness has none, and its proxy stays who it is.
+fn run_as(configuration: &Configuration) -> Result<Option<RunAs>> {
+    let is_data = configuration.own_row().postgres.is_some();
+    if !is_data || !geteuid().is_root() {
+        return Ok(None);
+    }
+    Ok(Some(RunAs::of_user(&configuration.postgresql.user)?))
+}
+
+fn become_user(user: &RunAs) -> nix::Result<()> {
+    let groups: Vec<Gid> = user.groups.iter().map(|group| Gid::from_raw(*group)).collect();
+    setgroups(&groups)?;
+    setgid(Gid::from_raw(user.gid))?;
+    setuid(Uid::from_raw(user.uid))
+}
+
+/// PostgreSQL's own certificate where there is one: its user cannot read the member's.
+fn paths(configuration: &Configuration, run_as: Option<RunAs>) -> Result<Paths> {
+    let control_socket = configuration.control_socket();
+    if configuration.own_row().postgres.is_none() {
+        let tls = &configuration.tls;
+        let (certificate, key) = (tls.server_certificate.clone(), tls.server_key.clone());
+        return Ok(Paths { control_socket, certificate, key, authority: tls.authority.clone() });
+    }
+    let data = Some(configuration.postgresql.data_directory.as_path());
+    let layout = Layout::new(&configuration.directory, data, None, run_as)?;
+    let (certificate, key) = (layout.certificate(), layout.key());
+    Ok(Paths { control_socket, certificate, key, authority: layout.authority() })
+}

@@ -1,0 +1,48 @@
+//! Requests to cancel: found by the number that the client was given, sent on to the PostgreSQL that runs its statement.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::dial::Place;
+use crate::server::Backend;
+use crate::worker::{CancelRequest, Worker};
+
+/// A request that cannot be sent in this time has missed its statement.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Hands a request to the worker that has the client.
+pub(crate) fn route(worker: &Worker, request: CancelRequest) {
+    let workers = worker.shared.cancels.len();
+    let index = usize::try_from(request.pid).unwrap_or(0) % workers.max(1);
+    if let Some(other) = worker.shared.cancels.get(index) {
+        let _ = other.send(request);
+    }
+}
+
+/// Sends on what comes for this worker's clients, and never returns.
+pub(crate) async fn attend(worker: Rc<Worker>, mut requests: UnboundedReceiver<CancelRequest>) {
+    while let Some(request) = requests.recv().await {
+        if let Some(backend) = worker.running(&request) {
+            tokio::task::spawn_local(async move {
+                let _ = tokio::time::timeout(PATIENCE, send(&backend)).await;
+            });
+        }
+    }
+}
+
+async fn send(backend: &Backend) -> std::io::Result<()> {
+    let mut message = Vec::with_capacity(16);
+    let length = u32::try_from(12 + backend.secret.len()).unwrap_or(16);
+    message.extend_from_slice(&length.to_be_bytes());
+    message.extend_from_slice(&80_877_102u32.to_be_bytes());
+    message.extend_from_slice(&backend.pid.to_be_bytes());
+    message.extend_from_slice(&backend.secret);
+    match &backend.place {
+        Place::Unix(path) => UnixStream::connect(path).await?.write_all(&message).await,
+        Place::Tcp(address) => TcpStream::connect(address).await?.write_all(&message).await,
+    }
+}

@@ -1,0 +1,403 @@
+//! From a socket to a session: encryption, who it is, and the greeting.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_pgwire::backend::{self, Report, Severity};
+use mainstay_pgwire::frame;
+use mainstay_pgwire::frontend::{Startup, startup};
+use mainstay_pgwire::scram::{Mechanism, ServerExchange, Verifier};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::pool::{Access, PoolKey};
+use crate::refusal;
+use crate::server::{Server, next_message_of};
+use crate::session::Session;
+use crate::session_settings::SessionSettings;
+use crate::stream::{Connection, Stream};
+use crate::worker::{Activity, CancelRequest, ClientEntry, Counted, Worker, access_of};
+
+/// PgBouncer's `client_login_timeout` has the same default.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The longest startup packet that PostgreSQL takes (`MAX_STARTUP_PACKET_LENGTH`).
+const MOST_STARTUP_BYTES: usize = 10_000;
+/// An answer of SASL's is a few hundred bytes long.
+const MOST_ANSWER_BYTES: usize = 8 * 1024;
+/// The newest minor version of protocol 3 that is spoken.
+const NEWEST_MINOR: u32 = 2;
+
+/// Why a client does not become a session.
+enum LoginError {
+    /// It is told.
+    Told(Report),
+    /// It has gone, or was never a client.
+    Gone,
+}
+
+impl From<io::Error> for LoginError {
+    fn from(_: io::Error) -> LoginError {
+        LoginError::Gone
+    }
+}
+
+impl From<Report> for LoginError {
+    fn from(report: Report) -> LoginError {
+        LoginError::Told(report)
+    }
+}
+
+/// What the first packet says.
+struct Greeting {
+    user: Rc<str>,
+    database: Rc<str>,
+    access: Access,
+    minor: u32,
+    unknown_options: Vec<String>,
+    settings: BTreeMap<Box<str>, Box<str>>,
+    replication: Option<Box<str>>,
+}
+
+/// Serves one client until it goes.
+pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, access: Access) {
+    let address = stream.peer_addr().ok().map(|address| address.ip());
+    let _ = stream.set_nodelay(true);
+    let most = worker.settings.max_client_conn as usize;
+    let counted = Counted::new(&worker.shared.clients, most);
+    // In a box, and gone when the session begins: it is ten times as large as that.
+    let login = Box::pin(log_in(&worker, stream, address, access, counted.is_some()));
+    let session = match tokio::time::timeout(PATIENCE, login).await {
+        Ok(Some(session)) => session,
+        Ok(None) | Err(_) => return,
+    };
+    session.run().await;
+    drop(counted);
+}
+
+/// A client that was let in and greeted.
+struct Begun {
+    entry: Rc<ClientEntry>,
+    base: SessionSettings,
+    dedicated: Option<Box<Server>>,
+    is_console: bool,
+}
+
+async fn log_in(
+    worker: &Rc<Worker>,
+    stream: TcpStream,
+    address: Option<IpAddr>,
+    access: Access,
+    has_room: bool,
+) -> Option<Session> {
+    let (mut connection, packet) = first_packet(worker, stream).await.ok()?;
+    match begin(worker, &mut connection, &packet, address, access, has_room).await {
+        Ok(begun) => {
+            let Begun { entry, base, dedicated, is_console } = begun;
+            Some(Session::new(Rc::clone(worker), connection, entry, base, dedicated, is_console))
+        }
+        Err(LoginError::Gone) => None,
+        Err(LoginError::Told(mut report)) => {
+            report.severity = Severity::Fatal;
+            let mut message = Vec::new();
+            report.push(&mut message);
+            connection.queue(&message);
+            let _ = connection.flush().await;
+            None
+        }
+    }
+}
+
+/// Answers requests for encryption; returns the startup packet, whole.
+async fn first_packet(worker: &Rc<Worker>, stream: TcpStream) -> io::Result<(Connection, Vec<u8>)> {
+    let mut connection = Connection::new(Stream::Tcp(stream));
+    loop {
+        let head = connection.take(4).await?;
+        let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        if !(8..=MOST_STARTUP_BYTES).contains(&length) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let mut packet = head;
+        packet.extend(connection.take(length - 4).await?);
+        match startup(&packet) {
+            Ok(Startup::Ssl) if !connection.stream.is_encrypted() => {
+                // What came together with the request was not encrypted, and is somebody else's.
+                if !connection.rest.is_empty() {
+                    return Err(io::ErrorKind::InvalidData.into());
+                }
+                let Some(acceptor) = &worker.shared.client_tls else {
+                    connection.queue(b"N");
+                    connection.flush().await?;
+                    continue;
+                };
+                connection.queue(b"S");
+                connection.flush().await?;
+                let Stream::Tcp(stream) = connection.stream else {
+                    return Err(io::ErrorKind::InvalidData.into());
+                };
+                let stream = acceptor.accept(stream).await?;
+                connection = Connection::new(Stream::Accepted(Box::new(stream)));
+            }
+            Ok(Startup::Ssl | Startup::GssEnc) => {
+                connection.queue(b"N");
+                connection.flush().await?;
+            }
+            _ => return Ok((connection, packet)),
+        }
+    }
+}
+
+async fn begin(
+    worker: &Rc<Worker>,
+    connection: &mut Connection,
+    packet: &[u8],
+    address: Option<IpAddr>,
+    access: Access,
+    has_room: bool,
+) -> Result<Begun, LoginError> {
+    let parameters = match startup(packet) {
+        Ok(Startup::Startup { minor, parameters }) => (minor, parameters),
+        Ok(Startup::Cancel { pid, secret }) => {
+            crate::cancel::route(worker, CancelRequest { pid, secret: secret.to_vec() });
+            return Err(LoginError::Gone);
+        }
+        Ok(_) => return Err(LoginError::Gone),
+        Err(error) => return Err(Report::fatal(error.sqlstate(), error.to_string()).into()),
+    };
+    if !has_room {
+        return Err(refusal::too_many_clients(worker.settings.max_client_conn as usize).into());
+    }
+    if worker.is_closing.get() {
+        return Err(refusal::shutting_down().into());
+    }
+    let greeting = Greeting::read(u32::from(parameters.0), &parameters.1, access)?;
+    authenticate(worker, connection, &greeting).await?;
+    let is_console =
+        matches!(&*greeting.database, crate::console::DATABASE | crate::console::DATABASE_OF_PGBOUNCER);
+    if is_console {
+        crate::console::admit(worker, &greeting.user)?;
+    }
+    let base = worker.shared_settings(greeting.settings);
+    let key = PoolKey { database: greeting.database, user: greeting.user, access: greeting.access };
+    let mut dedicated = None;
+    let reported = if is_console {
+        Rc::new(crate::console::parameters())
+    } else if let Some(replication) = greeting.replication {
+        let server = worker.pool(&key).dedicated(worker, Rc::clone(&base), replication).await?;
+        let parameters = Rc::new(server.parameters.clone());
+        dedicated = Some(server);
+        parameters
+    } else {
+        crate::session::greeting(worker, connection, &key, &base).await?
+    };
+    let entry = Rc::new(ClientEntry {
+        pid: worker.new_pid(),
+        secret: crate::random::bytes(),
+        address,
+        descriptor: connection.stream.descriptor(),
+        key,
+        activity: Cell::new(Activity::Idle),
+        since: Cell::new(Instant::now()),
+        backend: RefCell::new(None),
+        ended: RefCell::new(None),
+    });
+    let mut message = Vec::new();
+    backend::push_authentication_ok(&mut message);
+    if greeting.minor > NEWEST_MINOR || !greeting.unknown_options.is_empty() {
+        let unknown: Vec<&str> = greeting.unknown_options.iter().map(String::as_str).collect();
+        backend::push_negotiate(&mut message, greeting.minor.min(NEWEST_MINOR), &unknown);
+    }
+    for (name, value) in reported.iter() {
+        backend::push_parameter_status(&mut message, name, value);
+    }
+    backend::push_key(&mut message, entry.pid, &entry.secret);
+    backend::push_ready(&mut message, backend::IDLE);
+    connection.queue(&message);
+    connection.flush().await?;
+    Ok(Begun { entry, base, dedicated, is_console })
+}
+
+impl Greeting {
+    fn read(minor: u32, parameters: &[(&str, &str)], listener: Access) -> Result<Greeting, Report> {
+        let mut greeting = Greeting {
+            user: "".into(),
+            database: "".into(),
+            access: listener,
+            minor,
+            unknown_options: Vec::new(),
+            settings: BTreeMap::new(),
+            replication: None,
+        };
+        for (name, value) in parameters {
+            match *name {
+                "user" => greeting.user = (*value).into(),
+                "database" => {
+                    let (database, access) = access_of(value, listener);
+                    (greeting.database, greeting.access) = (database.into(), access);
+                }
+                "replication" if !matches!(*value, "false" | "off" | "no" | "0") => {
+                    greeting.replication = Some((*value).into());
+                }
+                "replication" => {}
+                "options" => read_options(value, &mut greeting.settings)?,
+                name if name.starts_with("_pq_.") => greeting.unknown_options.push(name.to_owned()),
+                name => drop(greeting.settings.insert(name.to_ascii_lowercase().into(), (*value).into())),
+            }
+        }
+        if greeting.database.is_empty() {
+            greeting.database = Rc::clone(&greeting.user);
+        }
+        Ok(greeting)
+    }
+}
+
+/// `-c name=value` and `--name=value`, with a backslash before blanks that belong to a value, as PostgreSQL reads it.
+fn read_options(text: &str, settings: &mut BTreeMap<Box<str>, Box<str>>) -> Result<(), Report> {
+    let mut words: Vec<String> = vec![String::new()];
+    let mut characters = text.chars();
+    while let Some(c) = characters.next() {
+        let word = words.last_mut().expect("there is one from the beginning");
+        match c {
+            '\\' => word.extend(characters.next()),
+            c if c.is_ascii_whitespace() => words.push(String::new()),
+            c => word.push(c),
+        }
+    }
+    let mut words = words.into_iter().filter(|word| !word.is_empty());
+    while let Some(word) = words.next() {
+        let setting = match word.strip_prefix("--").or_else(|| word.strip_prefix("-c")) {
+            Some("") => words.next().unwrap_or_default(),
+            Some(setting) => setting.to_owned(),
+            None => String::new(),
+        };
+        let Some((name, value)) = setting.split_once('=') else {
+            return Err(Report::fatal(
+                "0A000",
+                format!("the SQL proxy does not take {word:?} in \"options\""),
+            )
+            .hint("It takes -c name=value and --name=value."));
+        };
+        settings.insert(name.replace('-', "_").to_ascii_lowercase().into(), value.into());
+    }
+    Ok(())
+}
+
+/// SCRAM with the verifier that PostgreSQL has. What the client shows opens PostgreSQL for it later.
+async fn authenticate(
+    worker: &Rc<Worker>,
+    connection: &mut Connection,
+    greeting: &Greeting,
+) -> Result<(), LoginError> {
+    let (text, verifier) = verifier_of(worker, &greeting.user).await?;
+    let mut message = Vec::new();
+    backend::push_sasl(&mut message, &[Mechanism::ScramSha256.name()]);
+    connection.queue(&message);
+    connection.flush().await?;
+    let (kind, body) = next_message_of(connection, MOST_ANSWER_BYTES).await?;
+    let (name, data) =
+        initial_response(kind, &body).ok_or_else(|| refusal::protocol_violation("no answer of SASL's"))?;
+    let told = |error: mainstay_pgwire::scram::ScramError| {
+        let report = Report::fatal(error.sqlstate(), error.to_string());
+        // The password may have been changed since they were asked for; then the next attempt succeeds.
+        worker.shared.ask_roles.notify_one();
+        if error.sqlstate() == "28P01" { wrong_password(&greeting.user) } else { report }
+    };
+    let mechanism = Mechanism::parse(name)
+        .ok_or_else(|| refusal::protocol_violation(format!("SASL mechanism {name:?} was not offered")))?;
+    let mut exchange = ServerExchange::new(verifier.clone(), mechanism, None, &crate::random::nonce());
+    let first = exchange.client_first(data).map_err(told)?;
+    let mut message = Vec::new();
+    backend::push_sasl_data(&mut message, &first, false);
+    connection.queue(&message);
+    connection.flush().await?;
+    let (kind, body) = next_message_of(connection, MOST_ANSWER_BYTES).await?;
+    if kind != b'p' {
+        return Err(refusal::protocol_violation("no answer of SASL's").into());
+    }
+    let (last, client_key) = exchange.client_final(&body).map_err(told)?;
+    let Some(text) = text else { return Err(wrong_password(&greeting.user).into()) };
+    worker.keep_credentials(&greeting.user, client_key, &verifier, text);
+    let mut message = Vec::new();
+    backend::push_sasl_data(&mut message, &last, true);
+    connection.queue(&message);
+    Ok(())
+}
+
+/// The words of PostgreSQL, for whatever was wrong: a stranger learns nothing of who exists.
+fn wrong_password(user: &str) -> Report {
+    Report::fatal("28P01", format!("password authentication failed for user \"{user}\""))
+}
+
+fn initial_response(kind: u8, body: &[u8]) -> Option<(&str, &[u8])> {
+    let (name, rest) = frame::string(body).filter(|_| kind == b'p')?;
+    let (_, data) = rest.split_first_chunk::<4>()?;
+    Some((std::str::from_utf8(name).ok()?, data))
+}
+
+/// The role's verifier, and its text; one that nothing fits, and no text, for who does not exist or must not come in.
+async fn verifier_of(worker: &Rc<Worker>, user: &str) -> Result<(Option<Arc<str>>, Verifier), Report> {
+    let mut roles = worker.shared.roles.clone();
+    let known = |roles: &crate::worker::Roles| roles.as_ref().map(|roles| roles.contains_key(user));
+    // What is seen now is no news.
+    let is_known = known(&roles.borrow_and_update());
+    if is_known != Some(true) {
+        // It may have been made since they were asked for.
+        worker.shared.ask_roles.notify_one();
+        let patience = Duration::from_secs(if is_known.is_some() { 1 } else { 30 });
+        let _ = tokio::time::timeout(patience, roles.changed()).await;
+    }
+    let roles = roles.borrow_and_update().clone();
+    let roles = roles.ok_or_else(|| {
+        Report::fatal("57P03", "the SQL proxy does not know yet who may log in").hint(
+            "The member beside it must run, and one PostgreSQL of the cluster; `mainstay status` shows both.",
+        )
+    })?;
+    let unknown = || (None, Verifier::unknown(user, &worker.shared.secret));
+    let Some(role) = roles.get(user) else { return Ok(unknown()) };
+    let now_ms =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis();
+    if role
+        .valid_until_unix_ms
+        .is_some_and(|until| i128::from(until) <= i128::try_from(now_ms).unwrap_or(i128::MAX))
+    {
+        return Ok(unknown());
+    }
+    match role.verifier.as_deref() {
+        Some(text) if text.starts_with("md5") => Err(Report::fatal(
+            "28000",
+            format!("the password of role \"{user}\" is kept as MD5, which the SQL proxy does not take"),
+        )
+        .hint("SET password_encryption = 'scram-sha-256', then set the password again: ALTER ROLE … PASSWORD ….")),
+        Some(text) => match Verifier::parse(text) {
+            Some(verifier) => Ok((Some(text.into()), verifier)),
+            None => Ok(unknown()),
+        },
+        None => Ok(unknown()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_read_as_postgresql_reads_them() {
+        let mut settings = BTreeMap::new();
+        read_options(r"-c a=1 --work-mem=4MB -cB=x\ y", &mut settings).unwrap();
+        let pairs: Vec<_> = settings.iter().map(|(name, value)| (&**name, &**value)).collect();
+        assert_eq!(pairs, [("a", "1"), ("b", "x y"), ("work_mem", "4MB")]);
+        assert!(read_options("-h", &mut settings).is_err());
+    }
+
+    #[test]
+    fn the_database_s_name_says_where_to() {
+        let greeting = Greeting::read(0, &[("user", "u"), ("database", "d@ro")], Access::ReadWrite).unwrap();
+        assert_eq!((&*greeting.database, greeting.access), ("d", Access::ReadOnly));
+        let greeting = Greeting::read(0, &[("user", "u")], Access::ReadWrite).unwrap();
+        assert_eq!((&*greeting.database, greeting.access), ("u", Access::ReadWrite));
+    }
+}

@@ -1,0 +1,62 @@
+//! What clients are told, each with its SQLSTATE, its cause and its remedy.
+//!
+//! The codes are chosen for what frameworks do with them: 40001 is run again by those that retry serialization failures,
+//! class 08 and 57P0x make pools drop the connection. `08P01` and `58000`, which other proxies send for a lost server, are
+//! for violations of the protocol and broken machines; here they are only sent for the former.
+
+use mainstay_pgwire::backend::Report;
+
+/// The transaction is gone, and certainly left nothing behind.
+pub(crate) fn rolled_back(why: &str) -> Report {
+    Report::error("40001", "the transaction was rolled back by a failover; it is safe to retry it")
+        .detail(format!("The connection to the primary ended before the transaction was committed: {why}."))
+        .hint("Run the transaction again, from its beginning.")
+}
+
+/// What was under way may or may not have been committed.
+pub(crate) fn unknown(why: &str) -> Report {
+    Report::error("08007", "the connection to the primary was lost while a commit was under way; whether it took effect is not known")
+        .detail(format!("The connection ended before the server answered: {why}."))
+        .hint("Look whether the change is there before it is made again.")
+}
+
+/// Nothing was sent: nobody is there to take it.
+pub(crate) fn no_primary(waited_ms: u128, why: &str) -> Report {
+    let why = if why.is_empty() { "no primary is known" } else { why };
+    Report::error("57P03", "there is no primary that takes statements at the moment; nothing was executed")
+        .detail(format!("Waited {waited_ms} ms. {why}"))
+        .hint("Try again; `mainstay status` on a member shows what is the matter.")
+}
+
+/// All server connections are busy.
+pub(crate) fn pool_is_full(waited_ms: u128, size: usize) -> Report {
+    Report::error("53300", "all server connections of the pool are in use; nothing was executed")
+        .detail(format!("Waited {waited_ms} ms for one of {size}."))
+        .hint("Raise default_pool_size, or end transactions sooner; SHOW POOLS in database mainstay tells who waits.")
+}
+
+pub(crate) fn too_many_clients(most: usize) -> Report {
+    Report::fatal("53300", "sorry, too many clients already")
+        .detail(format!("max_client_conn is {most}."))
+        .hint("Raise max_client_conn of [sql_proxy], or let applications keep fewer connections.")
+}
+
+/// The client's session held something that cannot be had on another server.
+pub(crate) fn session_lost(what: &str) -> Report {
+    Report::fatal("57P01", "the session ended with its server, because it cannot be restored on another one")
+        .detail(format!("It had {what}."))
+        .hint("Connect again.")
+}
+
+pub(crate) fn shutting_down() -> Report {
+    Report::fatal("57P01", "terminating connection because the proxy is shutting down").hint("Connect again.")
+}
+
+pub(crate) fn killed(why: &str) -> Report {
+    Report::fatal("57P01", format!("terminating connection: {why}"))
+}
+
+/// A message that PostgreSQL would not take either.
+pub(crate) fn protocol_violation(what: impl std::fmt::Display) -> Report {
+    Report::fatal("08P01", format!("protocol violation: {what}"))
+}

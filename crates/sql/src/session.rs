@@ -1,0 +1,363 @@
+//! One client's session: it borrows a server for each transaction, and outlives all of them.
+
+mod from_client;
+mod from_server;
+mod greeting;
+mod lost;
+mod prepared;
+mod relay;
+
+use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+
+use mainstay_pgwire::backend::{self, Report};
+use tokio::sync::oneshot;
+
+use crate::pool::Pool;
+use crate::refusal;
+use crate::server::{AskError, Server};
+use crate::session_settings::{self, Pin, SessionSettings};
+use crate::settings::PoolMode;
+use crate::sql_text::Traits;
+use crate::statements::Statement;
+use crate::stream::Connection;
+use crate::worker::{Activity, ClientEntry, Worker};
+pub(crate) use greeting::greeting;
+use lost::Lost;
+
+/// What the session cannot do while it looks at one batch of bytes.
+enum Step {
+    /// The client has something for a server, and none is idle.
+    NeedServer,
+    /// The transaction has ended, and the session may have left something behind.
+    Inspect,
+    /// The server connection ended, for this reason.
+    ServerLost(String),
+    /// The session ends; the client is told, unless it went by itself.
+    Ended(Option<Report>),
+}
+
+/// The unnamed statement, kept so that it can be bound on another server than the one that it was parsed on.
+#[derive(Default)]
+struct Unnamed {
+    /// 0: there is none.
+    id: u64,
+    /// The whole message `Parse`.
+    message: Vec<u8>,
+    traits: Traits,
+}
+
+pub(crate) struct Session {
+    worker: Rc<Worker>,
+    client: Connection,
+    entry: Rc<ClientEntry>,
+    pool: Rc<Pool>,
+    server: Option<Box<Server>>,
+    /// What the client has begun with.
+    base: SessionSettings,
+    /// What it has made of that.
+    wanted: SessionSettings,
+    statements: HashMap<Box<[u8]>, Rc<Statement>>,
+    unnamed: Unnamed,
+    /// Names in `statements` whose `Parse` is not answered yet.
+    parsing: VecDeque<Box<[u8]>>,
+    /// Statements whose `Close` is not answered yet, with their names.
+    closing: VecDeque<(Box<[u8]>, Rc<Statement>)>,
+    /// Parameters with a dot in their name that it has set, or may have.
+    placeholders: Vec<Box<str>>,
+    /// What ties it to its server.
+    pin: Option<Pin>,
+    /// Whether its server is its own, and no pool's.
+    is_dedicated: bool,
+    /// How much of the client's present message is to be passed on unseen.
+    passing: usize,
+    /// How much of the server's is.
+    passing_back: usize,
+    /// Its transaction went with a server, and it has not rolled it back yet.
+    lost: Option<Lost>,
+    /// After an error everything up to the next `Sync` is thrown away; then the client is told this status.
+    skips: Option<u8>,
+    /// Whether something may be left in the session that is to be asked for.
+    inspects: bool,
+    /// Whether something was sent that may commit.
+    may_commit: bool,
+    /// Whether `rest` holds messages that could be looked at now.
+    has_backlog: bool,
+    /// Whether the server has ended the session itself, and the client knows.
+    is_told: bool,
+    is_console: bool,
+}
+
+impl Session {
+    pub(crate) fn new(
+        worker: Rc<Worker>,
+        client: Connection,
+        entry: Rc<ClientEntry>,
+        base: SessionSettings,
+        dedicated: Option<Box<Server>>,
+        is_console: bool,
+    ) -> Session {
+        worker.enter(&entry);
+        let pool = worker.pool(&entry.key);
+        let placeholders = base.keys().filter(|name| name.contains('.')).cloned().collect();
+        Session {
+            client,
+            pool,
+            is_dedicated: dedicated.is_some(),
+            server: dedicated,
+            wanted: Rc::clone(&base),
+            base,
+            statements: HashMap::new(),
+            unnamed: Unnamed::default(),
+            parsing: VecDeque::new(),
+            closing: VecDeque::new(),
+            placeholders,
+            pin: None,
+            passing: 0,
+            passing_back: 0,
+            lost: None,
+            skips: None,
+            inspects: false,
+            may_commit: false,
+            has_backlog: false,
+            is_told: false,
+            is_console,
+            worker,
+            entry,
+        }
+    }
+
+    /// Serves the client until it goes.
+    pub(crate) async fn run(mut self) {
+        // What came together with the answer to the last question of the login.
+        self.has_backlog = !self.client.rest.is_empty();
+        let told = if self.is_console {
+            Box::pin(crate::console::serve(&self.worker, &mut self.client)).await
+        } else {
+            self.serve().await
+        };
+        self.worker.leave(self.entry.pid);
+        self.entry.backend.take();
+        if let Some(server) = self.server.take() {
+            self.let_go(server);
+        }
+        // Whoever ended the session has said why.
+        let told = self.entry.ended.take().or(told);
+        if let Some(report) = told {
+            let mut message = Vec::new();
+            report.push(&mut message);
+            self.client.queue(&message);
+        }
+        // A client that does not read is not waited for.
+        let _ = tokio::time::timeout(FAREWELL, self.client.flush()).await;
+    }
+
+    async fn serve(&mut self) -> Option<Report> {
+        loop {
+            let step = poll_fn(|context| self.poll_step(context)).await;
+            let outcome = match step {
+                // In boxes: an idle session is as large as what it may have to do.
+                Step::NeedServer => Box::pin(self.obtain()).await,
+                Step::Inspect => Box::pin(self.inspect()).await,
+                Step::ServerLost(why) => self.server_lost(&why),
+                Step::Ended(report) => return report,
+            };
+            if let Err(report) = outcome {
+                return report;
+            }
+            // It was busy with itself when the others were told.
+            if self.worker.is_closing.get() && self.entry.activity.get() == Activity::Idle {
+                return Some(refusal::shutting_down());
+            }
+        }
+    }
+
+    /// Waits for a server, and reads on meanwhile, so that a client that goes is not waited for in vain.
+    async fn obtain(&mut self) -> Result<(), Option<Report>> {
+        self.entry.set(Activity::Waits);
+        self.has_backlog = true;
+        loop {
+            let mut given = self.pool.wait(&self.worker);
+            let outcome = poll_fn(|context| {
+                if let Poll::Ready(outcome) = std::pin::Pin::new(&mut given).poll(context) {
+                    return Poll::Ready(Some(outcome));
+                }
+                self.read_while_waiting(context)
+            });
+            let outcome = outcome.await;
+            let Some(outcome) = outcome else {
+                self.give_back(given);
+                return Err(None);
+            };
+            // The sender lives as long as its pool.
+            let server = match outcome {
+                Ok(Ok(server)) => server,
+                Ok(Err(report)) => return self.refuse(&report),
+                Err(_) => return Err(Some(refusal::shutting_down())),
+            };
+            match self.prepare(server).await {
+                Ok(server) => {
+                    self.link(server);
+                    return Ok(());
+                }
+                Err(Some(report)) => return self.refuse(&report),
+                Err(None) => {}
+            }
+        }
+    }
+
+    /// A server that was given at the moment at which the client went.
+    fn give_back(&self, mut given: oneshot::Receiver<Result<Box<Server>, Report>>) {
+        given.close();
+        if let Ok(Ok(server)) = given.try_recv() {
+            self.pool.release(&self.worker, server);
+        }
+    }
+
+    /// Makes the server's session the client's. `Err(None)`: the server is no good.
+    async fn prepare(&self, mut server: Box<Server>) -> Result<Box<Server>, Option<Report>> {
+        match adapt(&mut server, &self.wanted, self.pool.plans.get()).await {
+            Ok(()) => Ok(server),
+            Err(AskError::Lost(_)) => {
+                self.pool.drop_server(&self.worker, server);
+                Err(None)
+            }
+            Err(AskError::Refused(sqlstate, message)) => {
+                self.pool.drop_server(&self.worker, server);
+                Err(Some(settings_refused(&sqlstate, &message)))
+            }
+        }
+    }
+
+    fn link(&mut self, mut server: Box<Server>) {
+        server.current = Rc::clone(&self.wanted);
+        *self.entry.backend.borrow_mut() = Some(Rc::clone(&server.backend));
+        self.entry.set(Activity::Runs);
+        self.server = Some(server);
+    }
+
+    /// The transaction has ended: the server is somebody else's, unless something ties it to this session.
+    fn unlink(&mut self) {
+        self.may_commit = false;
+        self.entry.set(Activity::Idle);
+        crate::pool::count(&self.pool.counters.transactions, 1);
+        if self.pin.is_some() || self.is_dedicated || self.worker.settings.pool_mode == PoolMode::Session {
+            return;
+        }
+        self.entry.backend.take();
+        if let Some(server) = self.server.take() {
+            self.pool.release(&self.worker, server);
+        }
+    }
+
+    /// Asks the server what the session has become.
+    async fn inspect(&mut self) -> Result<(), Option<Report>> {
+        self.inspects = false;
+        let Some(server) = self.server.as_mut() else { return Ok(()) };
+        // If the server goes before it has answered, nobody knows what the next one would have to be given.
+        let before = self.pin.replace(Pin::Unknown);
+        let question = session_settings::inspection(&self.placeholders, &self.entry.key.user);
+        let outcome = match server.ask(&question).await {
+            Ok(rows) => {
+                let found = session_settings::inspected(&rows);
+                self.pin = found.pin;
+                let mut wanted = found.settings;
+                server.current = self.worker.shared_settings(wanted.clone());
+                // To RESET is to go back to what the session has begun with, which the server has not.
+                for (name, value) in self.base.iter() {
+                    wanted.entry(name.clone()).or_insert_with(|| value.clone());
+                }
+                self.wanted = self.worker.shared_settings(wanted);
+                set(server, &self.wanted).await
+            }
+            Err(error) => Err(error),
+        };
+        let overheard = std::mem::take(&mut server.overheard);
+        match outcome {
+            Ok(()) => {
+                if !overheard.is_empty() {
+                    self.client.queue(&overheard);
+                }
+                self.unlink();
+                Ok(())
+            }
+            Err(AskError::Lost(error)) => self.server_lost(&error.to_string()),
+            // What it has is not known: it keeps its server, as if it were tied to it.
+            Err(AskError::Refused(_, message)) => {
+                tracing::warn!(message, "what a session has set cannot be asked for");
+                self.pin = before.or(Some(Pin::Unknown));
+                self.unlink();
+                Ok(())
+            }
+        }
+    }
+
+    /// The client has gone, the server stays.
+    fn let_go(&self, mut server: Box<Server>) {
+        let is_new = self.pin.is_none() && !self.inspects && !self.is_dedicated;
+        if !server.is_at_rest() || self.is_dedicated || server.backend.why_ended().is_some() {
+            self.pool.drop_server(&self.worker, server);
+        } else if is_new && self.worker.settings.pool_mode != PoolMode::Session {
+            self.pool.release(&self.worker, server);
+        } else {
+            let (pool, worker) = (Rc::clone(&self.pool), Rc::clone(&self.worker));
+            tokio::task::spawn_local(async move {
+                let reset = tokio::time::timeout(FAREWELL, server.ask("DISCARD ALL")).await;
+                if matches!(reset, Ok(Ok(_))) {
+                    server.statements.clear();
+                    server.unnamed = 0;
+                    server.current = Rc::clone(&server.base);
+                    pool.release(&worker, server);
+                } else {
+                    pool.drop_server(&worker, server);
+                }
+            });
+        }
+    }
+
+    /// Tells the client that what it sent was not executed. What it sent is in `rest`.
+    fn refuse(&mut self, report: &Report) -> Result<(), Option<Report>> {
+        self.entry.set(Activity::Idle);
+        if report.is_fatal() {
+            return Err(Some(report.clone()));
+        }
+        let mut message = Vec::new();
+        report.push(&mut message);
+        self.client.queue(&message);
+        self.refuse_message(backend::IDLE);
+        Ok(())
+    }
+}
+
+/// For a last word, and for cleaning up behind a client.
+const FAREWELL: std::time::Duration = std::time::Duration::from_secs(5);
+
+fn settings_refused(sqlstate: &str, message: &str) -> Report {
+    const KNOWN: [&str; 3] = ["42501", "42704", "55P02"];
+    let code = KNOWN.into_iter().find(|known| *known == sqlstate).unwrap_or("22023");
+    Report::error(code, format!("the session's settings cannot be had on this server: {message}"))
+        .hint("RESET the parameter, or connect again without it.")
+}
+
+/// Gives the server the settings that the client wants, and takes statements from it that have become stale.
+async fn adapt(server: &mut Server, wanted: &SessionSettings, plans: u64) -> Result<(), AskError> {
+    if server.plans != plans {
+        if !server.statements.is_empty() {
+            server.ask("DEALLOCATE ALL").await?;
+            server.statements.clear();
+        }
+        server.plans = plans;
+    }
+    set(server, wanted).await
+}
+
+/// Gives the server the settings that the client wants.
+async fn set(server: &mut Server, wanted: &SessionSettings) -> Result<(), AskError> {
+    if let Some(change) = session_settings::change(&server.current, wanted) {
+        server.ask(&change).await?;
+        server.current = Rc::clone(wanted);
+    }
+    Ok(())
+}

@@ -1,0 +1,227 @@
+//! What the server says, on its way to the client.
+
+use std::rc::Rc;
+use std::task::Context;
+
+use mainstay_pgwire::backend::report_field;
+use mainstay_pgwire::frame;
+
+use super::{Session, Step};
+use crate::pool::count;
+use crate::server::{Expect, Reply, ReplyKind};
+
+/// A message longer than this is passed on in pieces. Shorter ones go as a whole, so that an error can always be told between
+/// two of them.
+const LONG_BYTES: usize = 64 * 1024;
+
+/// What becomes of a message.
+enum Fate {
+    Forward,
+    Swallow,
+    /// Forward these instead.
+    Replace(&'static [u8]),
+}
+
+const PARSE_COMPLETE: &[u8] = b"1\0\0\0\x04";
+
+impl Session {
+    /// Passes on what has come. Whole messages only, but for long ones.
+    #[inline]
+    pub(super) fn take_server(&mut self, context: &mut Context<'_>, new: &[u8]) -> Result<(), Step> {
+        count(&self.pool.counters.sent_bytes, new.len() as u64);
+        let Some(server) = self.server.as_mut() else { return Ok(()) };
+        let mut joined = std::mem::take(&mut server.connection.rest);
+        let bytes = if joined.is_empty() {
+            new
+        } else {
+            joined.extend_from_slice(new);
+            &joined
+        };
+        let worker = Rc::clone(&self.worker);
+        let mut output = worker.output.borrow_mut();
+        output.clear();
+        // Where the run of bytes begins that is forwarded as it is.
+        let (mut at, mut run) = (0, 0);
+        let (mut outcome, mut is_ready) = (Ok(()), false);
+        at += self.passing_back.min(bytes.len());
+        self.passing_back -= at;
+        while at < bytes.len() {
+            let header = match frame::header(&bytes[at..]) {
+                Ok(Some(header)) => header,
+                Ok(None) => break,
+                Err(error) => {
+                    outcome = Err(Step::ServerLost(format!("it broke the protocol: {error}")));
+                    break;
+                }
+            };
+            let here = bytes.len() - at;
+            if here < header.total && header.total <= LONG_BYTES {
+                break;
+            }
+            let message = &bytes[at..at + here.min(header.total)];
+            let fate = match header.kind {
+                b'D' | b'd' | b'T' | b't' | b'n' | b'2' | b'I' | b's' => Fate::Forward,
+                _ => match self.judge(header.kind, message) {
+                    Ok(fate) => fate,
+                    Err(step) => {
+                        output.extend_from_slice(&bytes[run..at]);
+                        run = bytes.len();
+                        at = run;
+                        outcome = Err(step);
+                        break;
+                    }
+                },
+            };
+            is_ready |= header.kind == b'Z';
+            if !matches!(fate, Fate::Forward) {
+                output.extend_from_slice(&bytes[run..at]);
+                run = at + message.len();
+                if let Fate::Replace(instead) = fate {
+                    output.extend_from_slice(instead);
+                }
+            }
+            self.passing_back = header.total - message.len();
+            at += message.len();
+        }
+        let sent = if output.is_empty() {
+            self.client.send(context, &bytes[run..at])
+        } else {
+            output.extend_from_slice(&bytes[run..at]);
+            self.client.send(context, &output)
+        };
+        self.keep(&bytes[at..]);
+        outcome?;
+        sent.map_err(|_| Step::Ended(None))?;
+        if is_ready { self.at_ready() } else { Ok(()) }
+    }
+
+    /// Keeps the beginning of a message whose end has not come yet.
+    fn keep(&mut self, rest: &[u8]) {
+        if let Some(server) = self.server.as_mut()
+            && !rest.is_empty()
+        {
+            server.connection.rest = rest.to_vec();
+        }
+    }
+
+    /// Looks at a message that says something of the session.
+    fn judge(&mut self, kind: u8, message: &[u8]) -> Result<Fate, Step> {
+        let Some(server) = self.server.as_mut() else { return Ok(Fate::Forward) };
+        let body = message.get(5..).unwrap_or_default();
+        match kind {
+            b'Z' => {
+                server.status = body.first().copied().unwrap_or(server.status);
+                server.expected.pop_front();
+                server.answered_ever += 1;
+                // What an error has made the server skip is not there.
+                while let Some((reply, before)) = server.replies.front().copied()
+                    && before < server.answered_ever
+                {
+                    server.replies.pop_front();
+                    server.unnamed = 0;
+                    reply.statement.inspect(|id| server.statements.remove(*id));
+                    if matches!(reply.kind, ReplyKind::Named | ReplyKind::AsParseComplete)
+                        && let Some(name) = self.parsing.pop_front()
+                    {
+                        self.statements.remove(&name);
+                    }
+                    if reply.kind == ReplyKind::Closed
+                        && let Some((name, statement)) = self.closing.pop_front()
+                    {
+                        self.statements.entry(name).or_insert(statement);
+                    }
+                }
+            }
+            b'C' => self.completed(body),
+            b'1' | b'3' => {
+                return Ok(match server.replies.pop_front() {
+                    Some((Reply { kind: ReplyKind::Swallow, .. }, _)) => Fate::Swallow,
+                    Some((Reply { kind: ReplyKind::AsParseComplete, .. }, _)) => {
+                        self.parsing.pop_front();
+                        Fate::Replace(PARSE_COMPLETE)
+                    }
+                    Some((Reply { kind: ReplyKind::Closed, .. }, _)) => {
+                        self.closing.pop_front();
+                        Fate::Forward
+                    }
+                    Some((Reply { kind: ReplyKind::Named, .. }, _)) => {
+                        self.parsing.pop_front();
+                        Fate::Forward
+                    }
+                    _ => Fate::Forward,
+                });
+            }
+            b'S' => {
+                server.note_parameter(body);
+                // Functions set parameters too.
+                self.inspects = true;
+            }
+            // A commit that was not replicated is none, whatever the primary says after it: a cancel or a shutdown ended its wait.
+            b'N' if report_field(body, b'R') == Some(b"SyncRepWaitForLSN") => {
+                return Err(Step::ServerLost("the commit was not replicated".to_owned()));
+            }
+            b'E' => return self.failed(body),
+            b'G' => {
+                server.copies_in = true;
+                // PostgreSQL throws away what syncs come before the copied data ends, if the copy was begun by `Execute`.
+                while server.expected.front() == Some(&Expect::Sync) {
+                    server.expected.pop_front();
+                    server.answered_ever += 1;
+                }
+                server.is_unsynced = server.expected.is_empty();
+            }
+            _ => {}
+        }
+        Ok(Fate::Forward)
+    }
+
+    /// A command has ended; its tag tells what it may have left in the session.
+    fn completed(&mut self, tag: &[u8]) {
+        const LEAVE: [&[u8]; 8] = [
+            b"SET\0",
+            b"RESET\0",
+            b"LISTEN\0",
+            b"UNLISTEN\0",
+            b"PREPARE\0",
+            b"DECLARE CURSOR\0",
+            b"LOAD\0",
+            b"DO\0",
+        ];
+        // It may have given up what ties it to its server.
+        self.inspects |= self.pin.is_some() && (tag.starts_with(b"DROP") || tag.starts_with(b"CLOSE"));
+        match tag.first() {
+            Some(b'S' | b'R' | b'L' | b'U' | b'P' | b'D') => {}
+            _ => return,
+        }
+        let is_all = tag.starts_with(b"DISCARD ALL") || tag.starts_with(b"DEALLOCATE ALL");
+        if is_all {
+            self.statements.clear();
+            self.unnamed.id = 0;
+            if let Some(server) = self.server.as_mut() {
+                server.statements.clear();
+                server.unnamed = 0;
+            }
+        }
+        self.inspects |=
+            is_all || LEAVE.contains(&tag) || tag.starts_with(b"DISCARD") || tag.starts_with(b"DEALLOCATE");
+    }
+
+    fn failed(&mut self, body: &[u8]) -> Result<Fate, Step> {
+        let field = |kind| report_field(body, kind).unwrap_or_default();
+        let Some(server) = self.server.as_mut() else { return Ok(Fate::Forward) };
+        server.copies_in = false;
+        let is_end = matches!(field(b'V'), b"FATAL" | b"PANIC");
+        if is_end && field(b'C').starts_with(b"57P0") && field(b'C') != b"57P05" {
+            // It is no answer to what the client has asked: the server is going.
+            let why = String::from_utf8_lossy(field(b'M')).into_owned();
+            return Err(Step::ServerLost(why));
+        }
+        self.is_told = is_end;
+        if field(b'R') == b"RevalidateCachedQuery" {
+            // A table has changed under prepared statements: all of them are made anew, on every server.
+            self.pool.plans.set(self.pool.plans.get() + 1);
+            server.unnamed = 0;
+        }
+        Ok(Fate::Forward)
+    }
+}

@@ -1,0 +1,220 @@
+//! The server has gone while something was under way: what the client is told, and how it goes on.
+//!
+//! - Nothing under way: nothing is told, the next statement gets another server.
+//! - A transaction in which no commit was sent: it is rolled back for certain. 40001, and the session waits for its `ROLLBACK`.
+//! - A commit, or a statement outside of a transaction, was sent and not answered: nobody knows. 08007.
+//! - Something in the session that no other server has: 57P01, and the session ends.
+
+use std::task::Context;
+
+use mainstay_pgwire::backend::{self, Report};
+use mainstay_pgwire::frame::string;
+
+use super::{Session, Step};
+use crate::pool::count;
+use crate::refusal;
+use crate::sql_text::{self, Traits};
+use crate::worker::Activity;
+
+/// A transaction that is gone, and that the client has not ended yet.
+pub(super) struct Lost {
+    report: Report,
+    /// What is bound is its end, in messages of the extended protocol, which are answered as PostgreSQL would.
+    rolls_back: bool,
+    /// It was ended by them. What follows before the `Sync` is of the next transaction.
+    is_over: bool,
+}
+
+impl Session {
+    /// `Err` ends the session.
+    pub(super) fn server_lost(&mut self, why: &str) -> Result<(), Option<Report>> {
+        let Some(server) = self.server.take() else { return Ok(()) };
+        self.entry.backend.take();
+        count(&self.pool.counters.lost, 1);
+        let why = server.backend.why_ended().map_or_else(
+            || if why.is_empty() { "it closed the connection".to_owned() } else { why.to_owned() },
+            str::to_owned,
+        );
+        let is_asked = server.is_asked();
+        let (is_open, due, is_unsynced) =
+            (server.status != backend::IDLE, server.expected.len(), server.is_unsynced);
+        self.pool.drop_server(&self.worker, server);
+        self.closing.clear();
+        for name in self.parsing.drain(..) {
+            self.statements.remove(&name);
+        }
+        let (may_commit, _) = (std::mem::take(&mut self.may_commit), std::mem::take(&mut self.inspects));
+        if self.is_told {
+            return Err(None);
+        }
+        if let Some(pin) = self.pin.take() {
+            return Err(Some(refusal::session_lost(pin.text())));
+        }
+        if self.is_dedicated {
+            return Err(Some(refusal::session_lost("a replication connection")));
+        }
+        if std::mem::take(&mut self.passing_back) > 0 {
+            // In the middle of a message nothing can be said any more.
+            return Err(None);
+        }
+        if !is_asked && !is_open {
+            self.entry.set(Activity::Idle);
+            return Ok(());
+        }
+        // A commit that was answered is of an earlier transaction.
+        let is_gone = is_open && !(may_commit && is_asked);
+        let report = if is_gone { refusal::rolled_back(&why) } else { refusal::unknown(&why) };
+        self.entry.set(Activity::Idle);
+        let status = if is_gone { backend::FAILED } else { backend::IDLE };
+        if is_gone {
+            self.lost = Some(Lost { report: report.clone(), rolls_back: false, is_over: false });
+        }
+        let mut message = Vec::new();
+        for _ in 0..due {
+            report.push(&mut message);
+            backend::push_ready(&mut message, status);
+        }
+        if is_unsynced {
+            report.push(&mut message);
+            self.skips = Some(status);
+        }
+        self.client.queue(&message);
+        Ok(())
+    }
+
+    /// Whether a message is answered without a server, because the last one took a transaction with it.
+    pub(super) fn is_without_server(&mut self, kind: u8) -> bool {
+        if self.skips.is_none() && kind != b'S' && self.lost.as_ref().is_some_and(|lost| lost.is_over) {
+            self.lost = None;
+        }
+        self.skips.is_some() || self.lost.is_some()
+    }
+
+    /// Answers a message for which there is no server on purpose.
+    pub(super) fn without_server(
+        &mut self,
+        context: &mut Context<'_>,
+        kind: u8,
+        message: &[u8],
+        is_whole: bool,
+    ) -> Result<(), Step> {
+        if kind == b'X' {
+            return Err(Step::Ended(None));
+        }
+        let mut answer = Vec::new();
+        if let Some(status) = self.skips {
+            if kind == b'S' {
+                self.skips = None;
+                backend::push_ready(&mut answer, status);
+            }
+        } else {
+            self.answer_lost(kind, message, is_whole, &mut answer);
+        }
+        self.client.send(context, &answer).map_err(|_| Step::Ended(None))
+    }
+
+    fn answer_lost(&mut self, kind: u8, message: &[u8], is_whole: bool, answer: &mut Vec<u8>) {
+        let Some(lost) = self.lost.as_ref() else { return };
+        let traits = match kind {
+            b'Q' => sql_text::traits(&message[5..]),
+            b'P' => string(&message[5..])
+                .and_then(|(_, body)| string(body))
+                .map(|(text, _)| sql_text::traits(text))
+                .unwrap_or_default(),
+            b'B' => self.bound(&message[5..]),
+            _ => Traits::default(),
+        };
+        let rolls_back = is_whole && traits.rolls_back;
+        match kind {
+            b'Q' if rolls_back => {
+                backend::push_command_complete(answer, "ROLLBACK");
+                backend::push_ready(answer, backend::IDLE);
+                self.lost = None;
+            }
+            b'Q' => {
+                lost.report.push(answer);
+                let status = if traits.may_commit { backend::IDLE } else { backend::FAILED };
+                backend::push_ready(answer, status);
+                if traits.may_commit {
+                    self.lost = None;
+                }
+            }
+            b'P' if rolls_back => {
+                answer.extend_from_slice(b"1\0\0\0\x04");
+                self.remember(message);
+                self.set_rolls_back(true);
+            }
+            b'B' if rolls_back => {
+                answer.extend_from_slice(b"2\0\0\0\x04");
+                self.set_rolls_back(true);
+            }
+            b'D' if lost.rolls_back => {
+                // Of a statement its parameters come first: none.
+                let parameters: &[u8] = if message.get(5) == Some(&b'S') { b"t\0\0\0\x06\0\0" } else { b"" };
+                answer.extend_from_slice(parameters);
+                answer.extend_from_slice(b"n\0\0\0\x04");
+            }
+            b'C' => {
+                self.forget(message);
+                answer.extend_from_slice(b"3\0\0\0\x04");
+            }
+            b'E' if lost.rolls_back => {
+                backend::push_command_complete(answer, "ROLLBACK");
+                self.lost.iter_mut().for_each(|lost| lost.is_over = true);
+            }
+            b'S' if lost.is_over => {
+                backend::push_ready(answer, backend::IDLE);
+                self.lost = None;
+            }
+            b'S' => {
+                backend::push_ready(answer, backend::FAILED);
+                self.set_rolls_back(false);
+            }
+            b'P' | b'B' | b'D' | b'E' => {
+                lost.report.push(answer);
+                if traits.may_commit {
+                    self.lost = None;
+                    self.skips = Some(backend::IDLE);
+                } else {
+                    self.skips = Some(backend::FAILED);
+                }
+            }
+            // Copied data that was on its way.
+            _ => {}
+        }
+    }
+
+    fn set_rolls_back(&mut self, rolls_back: bool) {
+        if let Some(lost) = self.lost.as_mut() {
+            lost.rolls_back = rolls_back;
+        }
+    }
+
+    /// What the statement does that a `Bind` names.
+    fn bound(&self, body: &[u8]) -> Traits {
+        let name = string(body).and_then(|(_, rest)| string(rest)).map(|(name, _)| name);
+        match name {
+            Some(b"") => self.unnamed.traits,
+            Some(name) => self.statements.get(name).map(|statement| statement.traits).unwrap_or_default(),
+            None => Traits::default(),
+        }
+    }
+
+    /// An error was told for the first message in `rest`: it is taken out, and what follows it up to a `Sync` is skipped.
+    pub(super) fn refuse_message(&mut self, status: u8) {
+        let rest = &self.client.rest;
+        if !matches!(rest.first(), Some(b'Q' | b'F')) {
+            self.skips = Some(status);
+            return;
+        }
+        let total =
+            mainstay_pgwire::frame::header(rest).ok().flatten().map_or(rest.len(), |header| header.total);
+        let here = total.min(rest.len());
+        self.passing = total - here;
+        self.client.rest.drain(..here);
+        self.client.give_back();
+        let mut answer = Vec::new();
+        backend::push_ready(&mut answer, status);
+        self.client.queue(&answer);
+    }
+}

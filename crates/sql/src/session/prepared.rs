@@ -1,0 +1,249 @@
+//! Prepared statements: the client's names become the server's, and what the server lacks is made there first.
+
+use std::rc::Rc;
+
+use mainstay_pgwire::frame::{push, push_string, string};
+
+use super::{Session, Step, Unnamed};
+use crate::refusal;
+use crate::server::{Reply, ReplyKind};
+use crate::sql_text;
+use crate::statements::{NOBODY, Statement};
+
+impl Session {
+    pub(super) fn parse(&mut self, message: &[u8], output: &mut Vec<u8>) -> Result<(), Step> {
+        let broken = || Step::Ended(Some(refusal::protocol_violation("Parse without a name and a text")));
+        let (name, body) = string(&message[5..]).ok_or_else(broken)?;
+        let (text, _) = string(body).ok_or_else(broken)?;
+        let Some(server) = self.server.as_mut() else { return Ok(()) };
+        server.is_unsynced = true;
+        if name.is_empty() {
+            let traits = sql_text::traits(text);
+            let is_deallocate = sql_text::first_word(text).eq_ignore_ascii_case(b"deallocate");
+            let id = self.worker.next_unnamed.get();
+            self.worker.next_unnamed.set(id + 1);
+            server.unnamed = id;
+            self.unnamed = Unnamed { id, message: message.to_vec(), traits };
+            self.note(traits, text);
+            let instead = if is_deallocate { self.deallocate(text, output) } else { None };
+            self.reply(ReplyKind::Forward, None);
+            match instead {
+                Some(text) => push(output, b'P', |out| {
+                    out.push(0);
+                    push_string(out, &text);
+                    out.extend_from_slice(&[0, 0]);
+                }),
+                None => output.extend_from_slice(message),
+            }
+            return Ok(());
+        }
+        if let Some(known) = self.statements.get(name).map(Rc::clone) {
+            // PostgreSQL says itself that there is one of this name.
+            self.have(&known, output);
+            self.reply(ReplyKind::Forward, None);
+            push(output, b'P', |out| {
+                push_string(out, &known.name());
+                out.extend_from_slice(body);
+            });
+            return Ok(());
+        }
+        let statement = self.worker.statements.intern(body);
+        self.note(statement.traits, text);
+        self.parsing.push_back(name.into());
+        if self.has_now(&statement) {
+            self.reply(ReplyKind::AsParseComplete, None);
+            push(output, b'C', |out| {
+                out.push(b'S');
+                push_string(out, NOBODY);
+            });
+        } else {
+            self.make(&statement, ReplyKind::Named, output);
+        }
+        self.statements.insert(name.into(), statement);
+        Ok(())
+    }
+
+    /// Due is an answer to `Parse` or `Close`.
+    fn reply(&mut self, kind: ReplyKind, statement: Option<u64>) {
+        if let Some(server) = self.server.as_mut() {
+            let before = server.expected_ever;
+            server.replies.push_back((Reply { kind, statement }, before));
+        }
+    }
+
+    /// Prepares a statement on the server, which closes another one if it has too many.
+    fn make(&mut self, statement: &Statement, answer: ReplyKind, output: &mut Vec<u8>) {
+        let most = self.worker.max_prepared_statements();
+        let Some(server) = self.server.as_mut() else { return };
+        if let Some(oldest) = server.statements.add(statement.id, most) {
+            self.reply(ReplyKind::Swallow, None);
+            push(output, b'C', |out| {
+                out.push(b'S');
+                push_string(out, &format!("mainstay_{oldest}"));
+            });
+        }
+        // Whether it is there is known for certain only if no error has ever made the server skip anything.
+        self.reply(ReplyKind::Swallow, None);
+        push(output, b'C', |out| {
+            out.push(b'S');
+            push_string(out, &statement.name());
+        });
+        self.reply(answer, Some(statement.id));
+        statement.push_parse(output);
+    }
+
+    /// Whether the server has a statement, made after the last change of a table under it.
+    fn has_now(&mut self, statement: &Statement) -> bool {
+        let plans = self.pool.plans.get();
+        let Some(server) = self.server.as_mut() else { return false };
+        if server.plans != plans {
+            // They stand there still, and each is made anew when it is wanted.
+            server.statements.clear();
+            server.plans = plans;
+        }
+        server.statements.touch(statement.id)
+    }
+
+    /// Sees to it that the server has a statement.
+    #[inline]
+    fn have(&mut self, statement: &Statement, output: &mut Vec<u8>) {
+        if !self.has_now(statement) {
+            self.make(statement, ReplyKind::Swallow, output);
+        }
+    }
+
+    /// Sees to it that the server's unnamed statement is this client's.
+    fn have_unnamed(&mut self, output: &mut Vec<u8>) {
+        let Some(server) = self.server.as_mut() else { return };
+        if self.unnamed.id != 0 && server.unnamed != self.unnamed.id {
+            server.unnamed = self.unnamed.id;
+            self.reply(ReplyKind::Swallow, None);
+            output.extend_from_slice(&self.unnamed.message);
+        }
+    }
+
+    pub(super) fn bind(&mut self, message: &[u8], total: usize, output: &mut Vec<u8>) -> Result<(), Step> {
+        let broken = || Step::Ended(Some(refusal::protocol_violation("Bind without its names")));
+        let (portal, after) = string(&message[5..]).ok_or_else(broken)?;
+        let (name, rest) = string(after).ok_or_else(broken)?;
+        if let Some(server) = self.server.as_mut() {
+            server.is_unsynced = true;
+        }
+        if name.is_empty() {
+            self.have_unnamed(output);
+            let traits = self.unnamed.traits;
+            (self.may_commit, self.inspects) =
+                (self.may_commit | traits.may_commit, self.inspects | traits.may_leave_state);
+            output.extend_from_slice(message);
+            return Ok(());
+        }
+        let Some(statement) = self.statements.get(name).map(Rc::clone) else {
+            output.extend_from_slice(message);
+            return Ok(());
+        };
+        self.have(&statement, output);
+        self.may_commit |= statement.traits.may_commit;
+        self.inspects |= statement.traits.may_leave_state;
+        let own = statement.name();
+        output.push(b'B');
+        let length = total - 1 - name.len() + own.len();
+        output.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
+        output.extend_from_slice(portal);
+        output.push(0);
+        push_string(output, &own);
+        output.extend_from_slice(rest);
+        Ok(())
+    }
+
+    pub(super) fn describe(&mut self, message: &[u8], output: &mut Vec<u8>) -> Result<(), Step> {
+        if let Some(server) = self.server.as_mut() {
+            server.is_unsynced = true;
+        }
+        match self.named(&message[5..]) {
+            Some((_, statement)) => {
+                self.have(&statement, output);
+                push(output, b'D', |out| {
+                    out.push(b'S');
+                    push_string(out, &statement.name());
+                });
+            }
+            None => {
+                if message.get(5..) == Some(b"S\0") {
+                    self.have_unnamed(output);
+                }
+                output.extend_from_slice(message);
+            }
+        }
+        Ok(())
+    }
+
+    /// The client's statement is forgotten; the server keeps its own for the others.
+    pub(super) fn close(&mut self, message: &[u8], output: &mut Vec<u8>) -> Result<(), Step> {
+        if let Some(server) = self.server.as_mut() {
+            server.is_unsynced = true;
+        }
+        match self.named(&message[5..]) {
+            Some((name, statement)) => {
+                self.reply(ReplyKind::Closed, None);
+                self.statements.remove(&name);
+                self.closing.push_back((name, statement));
+                push(output, b'C', |out| {
+                    out.push(b'S');
+                    push_string(out, NOBODY);
+                });
+            }
+            None => {
+                self.reply(ReplyKind::Forward, None);
+                if message.get(5..) == Some(b"S\0") {
+                    self.unnamed = Unnamed::default();
+                    if let Some(server) = self.server.as_mut() {
+                        server.unnamed = 0;
+                    }
+                }
+                output.extend_from_slice(message);
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps what a whole `Parse` says, for the server that comes next.
+    pub(super) fn remember(&mut self, message: &[u8]) {
+        let Some((name, body)) = string(&message[5..]) else { return };
+        let statement = self.worker.statements.intern(body);
+        if name.is_empty() {
+            let id = self.worker.next_unnamed.get();
+            self.worker.next_unnamed.set(id + 1);
+            self.unnamed = Unnamed { id, message: message.to_vec(), traits: statement.traits };
+        } else {
+            self.statements.insert(name.into(), statement);
+        }
+    }
+
+    /// Does what a `Close` says, as far as no server is needed for it.
+    pub(super) fn forget(&mut self, message: &[u8]) {
+        if let Some((name, _)) = self.named(&message[5..]) {
+            self.statements.remove(&name);
+        } else if message.get(5..) == Some(b"S\0") {
+            self.unnamed = Unnamed::default();
+        }
+    }
+
+    /// The client's statement that a `Describe` or `Close` names.
+    fn named(&self, body: &[u8]) -> Option<(Box<[u8]>, Rc<Statement>)> {
+        let (_, name) = body.split_first().filter(|(kind, _)| **kind == b'S')?;
+        let (name, _) = string(name)?;
+        self.statements.get(name).map(|statement| (name.into(), Rc::clone(statement)))
+    }
+
+    /// `DEALLOCATE name` of a statement that was prepared by the protocol: with the server's name for it.
+    pub(super) fn deallocate(&mut self, text: &[u8], output: &mut Vec<u8>) -> Option<String> {
+        let name = sql_text::deallocated(text)?;
+        let statement = self.statements.remove(name.as_bytes())?;
+        self.have(&statement, output);
+        // If it fails the server has it still; then it is closed before it is made anew.
+        if let Some(server) = self.server.as_mut() {
+            server.statements.remove(statement.id);
+        }
+        Some(format!("DEALLOCATE {}", statement.name()))
+    }
+}

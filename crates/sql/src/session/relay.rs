@@ -1,0 +1,156 @@
+//! Bytes from one side to the other, as long as nothing has to be waited for.
+
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use mainstay_pgwire::backend;
+
+use super::{Session, Step};
+use crate::server::Server;
+use crate::settings::PoolMode;
+use crate::worker::Activity;
+
+/// What a client may send ahead while it waits for a server. More is left in its socket.
+const MOST_AHEAD_BYTES: usize = 64 * 1024;
+
+impl Session {
+    /// Moves what can be moved now.
+    pub(super) fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<Step> {
+        let worker = Rc::clone(&self.worker);
+        let mut input = worker.input.borrow_mut();
+        // What was left when the session had to wait.
+        if self.has_backlog && self.may_send(context) {
+            self.has_backlog = false;
+            if let Err(step) = self.take_client(context, &[]) {
+                return Poll::Ready(step);
+            }
+        }
+        loop {
+            if self.client.is_clogged()
+                && let Poll::Ready(Err(_)) = self.client.poll_drain(context)
+            {
+                return Poll::Ready(Step::Ended(None));
+            }
+            let mut has_moved = false;
+            if let Some(server) = self.server.as_mut() {
+                if server.connection.is_clogged()
+                    && self.worker.routing.may_send(&server.backend, self.entry.key.access)
+                    && let Poll::Ready(Err(error)) = server.connection.poll_drain(context)
+                {
+                    return Poll::Ready(Step::ServerLost(error.to_string()));
+                }
+                if !self.client.is_clogged() {
+                    match server.connection.poll_read(context, &mut input) {
+                        Poll::Ready(Ok(read)) if read > 0 => {
+                            has_moved = true;
+                            if let Err(step) = self.take_server(context, &input[..read]) {
+                                return Poll::Ready(step);
+                            }
+                        }
+                        Poll::Ready(end) => {
+                            let why = end.err().map(|error| error.to_string()).unwrap_or_default();
+                            return Poll::Ready(Step::ServerLost(why));
+                        }
+                        Poll::Pending => {}
+                    }
+                }
+            }
+            if self.listens(context) {
+                match self.client.poll_read(context, &mut input) {
+                    Poll::Ready(Ok(read)) if read > 0 => {
+                        has_moved = true;
+                        if let Err(step) = self.take_client(context, &input[..read]) {
+                            return Poll::Ready(step);
+                        }
+                    }
+                    Poll::Ready(_) => return Poll::Ready(Step::Ended(None)),
+                    Poll::Pending => {}
+                }
+            }
+            if !has_moved {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Whether anything may be taken from the client: its server takes it, and may still be sent something.
+    fn listens(&self, context: &Context<'_>) -> bool {
+        self.may_send(context) && self.server.as_ref().is_none_or(|server| !server.connection.is_clogged())
+    }
+
+    /// Whether anything may be sent to its server, if it has one.
+    fn may_send(&self, context: &Context<'_>) -> bool {
+        match &self.server {
+            None => true,
+            Some(server) if self.worker.routing.may_send(&server.backend, self.entry.key.access) => true,
+            // The lease may have run out. Either it is renewed, or the connection is ended by whoever hears of another primary.
+            Some(_) => {
+                self.worker.routing.wake_on_news(context.waker());
+                false
+            }
+        }
+    }
+
+    /// Reads ahead; `Ready(None)` if the client has gone.
+    pub(super) fn read_while_waiting<T>(&mut self, context: &mut Context<'_>) -> Poll<Option<T>> {
+        let mut chunk = [0; 4096];
+        while self.client.rest.len() < MOST_AHEAD_BYTES {
+            match self.client.poll_read(context, &mut chunk) {
+                Poll::Ready(Ok(read)) if read > 0 => self.client.rest.extend_from_slice(&chunk[..read]),
+                Poll::Ready(_) => return Poll::Ready(None),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Pending
+    }
+
+    /// A server that is idle and has the client's settings already.
+    #[inline]
+    pub(super) fn link_now(&mut self, context: &mut Context<'_>) -> bool {
+        let Some(server) = self.pool.idle_now(&self.worker, &self.wanted, context) else { return false };
+        let is_same = Rc::ptr_eq(&server.current, &self.wanted) || server.current == self.wanted;
+        if is_same && server.plans == self.pool.plans.get() {
+            self.link(server);
+            return true;
+        }
+        self.pool.release(&self.worker, server);
+        false
+    }
+
+    /// After each `ReadyForQuery`: whether the session lets go of its server.
+    #[inline]
+    pub(super) fn at_ready(&mut self) -> Result<(), Step> {
+        let Some(server) = self.server.as_ref() else { return Ok(()) };
+        if !server.is_at_rest() {
+            return self.at_ready_in_transaction();
+        }
+        // It waits for the rest of a message that it will throw away.
+        if self.passing > 0 {
+            return Ok(());
+        }
+        if self.worker.is_closing.get() {
+            return Err(Step::Ended(Some(crate::refusal::shutting_down())));
+        }
+        if self.inspects && !self.is_dedicated {
+            return Err(Step::Inspect);
+        }
+        self.unlink();
+        Ok(())
+    }
+
+    fn at_ready_in_transaction(&self) -> Result<(), Step> {
+        let is_open = |server: &Server| server.status != backend::IDLE && server.expected.is_empty();
+        if !self.server.as_ref().is_some_and(|server| is_open(server)) {
+            return Ok(());
+        }
+        self.entry.set(Activity::InTransaction);
+        if self.worker.settings.pool_mode == PoolMode::Statement {
+            let report = mainstay_pgwire::backend::Report::fatal(
+                "25001",
+                "transaction blocks are not allowed in statement pooling mode",
+            );
+            return Err(Step::Ended(Some(report.hint("Set pool_mode = \"transaction\" in [sql_proxy]."))));
+        }
+        Ok(())
+    }
+}

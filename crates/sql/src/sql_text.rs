@@ -1,0 +1,177 @@
+//! What can be told from the first words of a statement. No grammar: what matters, PostgreSQL is asked afterwards.
+
+use std::sync::LazyLock;
+
+use aho_corasick::AhoCorasick;
+
+/// What the text of a query may do. Where it is not sure, it says yes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Traits {
+    /// It may end a transaction by committing it.
+    pub(crate) may_commit: bool,
+    /// It ends a transaction by undoing it.
+    pub(crate) rolls_back: bool,
+    /// It may leave something in the session that its command tag does not tell.
+    pub(crate) may_leave_state: bool,
+    /// It says something of a parameter with a dot in its name.
+    pub(crate) may_set_placeholder: bool,
+}
+
+static STATEFUL: LazyLock<Option<AhoCorasick>> = LazyLock::new(|| {
+    AhoCorasick::builder().ascii_case_insensitive(true).build(["temp", "advisory_", "set_config"]).ok()
+});
+
+/// Looks at a text.
+pub(crate) fn traits(text: &[u8]) -> Traits {
+    let text = text.strip_suffix(&[0]).unwrap_or(text);
+    let word = first_word(text);
+    let several =
+        memchr::memchr(b';', text).is_some_and(|at| text[at + 1..].iter().any(|byte| !is_blank(*byte)));
+    let is = |known: &str| word.eq_ignore_ascii_case(known.as_bytes());
+    let ends = is("commit") || is("end") || is("prepare");
+    let sets = is("set") || is("reset");
+    Traits {
+        may_commit: ends || several,
+        rolls_back: !several && (is("rollback") || is("abort")) && !names_savepoint(text),
+        may_leave_state: STATEFUL.as_ref().is_none_or(|search| search.is_match(text)),
+        may_set_placeholder: (sets || several) && memchr::memchr(b'.', text).is_some(),
+    }
+}
+
+/// `ROLLBACK TO` goes on with the transaction, and `ROLLBACK PREPARED` has none.
+fn names_savepoint(text: &[u8]) -> bool {
+    let mut words = text.split(|byte| is_blank(*byte) || *byte == b';').filter(|word| !word.is_empty());
+    words.any(|word| word.eq_ignore_ascii_case(b"to") || word.eq_ignore_ascii_case(b"prepared"))
+}
+
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | b'\x0b' | b'\x0c' | b';')
+}
+
+/// The first word that is no comment.
+pub(crate) fn first_word(text: &[u8]) -> &[u8] {
+    let mut rest = text;
+    loop {
+        let start = rest.iter().position(|byte| !is_blank(*byte)).unwrap_or(rest.len());
+        rest = &rest[start..];
+        if rest.starts_with(b"--") {
+            let end = memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1);
+            rest = &rest[end..];
+        } else if rest.starts_with(b"/*") {
+            rest = after_comment(rest);
+        } else {
+            let end = rest.iter().position(|byte| !byte.is_ascii_alphabetic()).unwrap_or(rest.len());
+            return &rest[..end];
+        }
+    }
+}
+
+/// Comments nest in PostgreSQL.
+fn after_comment(text: &[u8]) -> &[u8] {
+    let (mut depth, mut at) = (0_usize, 0);
+    while at < text.len() {
+        if text[at..].starts_with(b"/*") {
+            depth += 1;
+            at += 2;
+        } else if text[at..].starts_with(b"*/") {
+            depth -= 1;
+            at += 2;
+            if depth == 0 {
+                return &text[at..];
+            }
+        } else {
+            at += 1;
+        }
+    }
+    &[]
+}
+
+/// The name in a `DEALLOCATE`, as PostgreSQL understands it; nothing if there is more in the text.
+pub(crate) fn deallocated(text: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(text.strip_suffix(&[0]).unwrap_or(text)).ok()?;
+    let word = first_word(text.as_bytes());
+    let start = word.as_ptr().addr() - text.as_ptr().addr();
+    let mut rest = text.get(start + word.len()..)?.trim_start();
+    if let Some((word, after)) = rest.split_once(|c: char| c.is_ascii_whitespace())
+        && word.eq_ignore_ascii_case("prepare")
+    {
+        rest = after.trim_start();
+    }
+    let (name, rest) = match rest.strip_prefix('"') {
+        Some(quoted) => {
+            // Two quotes are one of the name.
+            let doubled = quoted.replace("\"\"", "\0\0");
+            let end = doubled.find('"')?;
+            (doubled[..end].replace("\0\0", "\""), &quoted[end + 1..])
+        }
+        None => {
+            let end = rest.find(|c: char| c == ';' || c.is_ascii_whitespace()).unwrap_or(rest.len());
+            (rest[..end].to_ascii_lowercase(), &rest[end..])
+        }
+    };
+    rest.bytes().all(is_blank).then_some(name)
+}
+
+/// Names with a dot that stand after `SET`, `RESET` or in `set_config('`, in lower case.
+pub(crate) fn placeholders(text: &[u8]) -> Vec<Box<str>> {
+    let text = String::from_utf8_lossy(text).to_ascii_lowercase();
+    let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$' | '.' | '"');
+    let words: Vec<&str> = text.split(|c: char| !is_part(c)).filter(|word| !word.is_empty()).collect();
+    let named = words.windows(2).filter(|pair| {
+        matches!(pair[0], "set" | "reset" | "session" | "local") || pair[0].ends_with("set_config")
+    });
+    let dotted = named.map(|pair| pair[1].replace('"', "")).filter(|name| name.contains('.'));
+    dotted.map(Box::from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_word_stands_after_blanks_and_comments() {
+        assert_eq!(first_word(b" /* a /* b */ */ -- c\n;COMMIT;"), b"COMMIT");
+        assert_eq!(first_word(b"/* open"), b"");
+        assert_eq!(first_word(b"\0"), b"");
+    }
+
+    #[test]
+    fn what_may_commit_is_known() {
+        assert!(traits(b"commit\0").may_commit);
+        assert!(traits(b"select 1; select 2\0").may_commit);
+        assert!(!traits(b"select 1;\0").may_commit);
+        assert!(!traits(b"update a set b = 1 where c = 2").may_commit);
+    }
+
+    #[test]
+    fn a_rollback_ends_the_transaction_unless_it_names_a_savepoint() {
+        assert!(traits(b"rollback;").rolls_back);
+        assert!(traits(b" ABORT AND NO CHAIN").rolls_back);
+        assert!(!traits(b"rollback to savepoint a").rolls_back);
+        assert!(!traits(b"rollback; select 1").rolls_back);
+    }
+
+    #[test]
+    fn what_leaves_state_is_suspected() {
+        assert!(traits(b"CREATE TEMP TABLE a ()").may_leave_state);
+        assert!(traits(b"select Pg_Advisory_lock(1)").may_leave_state);
+        assert!(!traits(b"select abalance from pgbench_accounts where aid = 1").may_leave_state);
+    }
+
+    #[test]
+    fn the_name_that_is_deallocated_may_be_quoted() {
+        let name = |text: &str| deallocated(text.as_bytes());
+        assert_eq!(name("DEALLOCATE A;\0").as_deref(), Some("a"));
+        assert_eq!(name("/* x */ deallocate PREPARE \"A \"\" b\" ; ").as_deref(), Some("A \" b"));
+        assert_eq!(name("deallocate prepare").as_deref(), Some("prepare"));
+        assert_eq!(name("deallocate a; select 1"), None);
+        assert_eq!(name("deallocate \"a"), None);
+    }
+
+    #[test]
+    fn placeholders_are_named() {
+        assert_eq!(placeholders(b"SET my.tenant = '1'"), [Box::from("my.tenant")]);
+        assert_eq!(placeholders(b"select set_config('a.b', $1, false)"), [Box::from("a.b")]);
+        assert!(placeholders(b"SET work_mem = 1.5").is_empty());
+    }
+}

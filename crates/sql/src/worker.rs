@@ -1,0 +1,345 @@
+//! What the sessions of one thread share. Nothing of it leaves the thread.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::os::fd::RawFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use mainstay_net::routes::Role;
+use mainstay_pgwire::scram::{ClientKey, Verifier};
+use rustls::ClientConfig;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+
+use crate::dial::Credentials;
+use crate::pool::{Access, Pool, PoolKey};
+use crate::routing::{Routing, Told};
+use crate::server::Backend;
+use crate::session_settings::SessionSettings;
+use crate::settings::Settings;
+use crate::statements::Statements;
+
+/// Everybody who may log in, by name; `None` while nobody has told.
+pub(crate) type Roles = Option<Arc<BTreeMap<String, Role>>>;
+
+/// What all workers have.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) told: watch::Receiver<Option<Told>>,
+    pub(crate) roles: watch::Receiver<Roles>,
+    /// Asks for the roles anew: somebody came whom nobody knows yet.
+    pub(crate) ask_roles: Arc<tokio::sync::Notify>,
+    pub(crate) clients: Arc<AtomicUsize>,
+    pub(crate) client_tls: Option<TlsAcceptor>,
+    pub(crate) server_tls: Option<Arc<ClientConfig>>,
+    /// Makes stand-ins of verifiers for users that do not exist.
+    pub(crate) secret: [u8; 32],
+    pub(crate) cancels: Arc<Vec<tokio::sync::mpsc::UnboundedSender<CancelRequest>>>,
+}
+
+/// What a client sends to have its statement cancelled.
+#[derive(Debug)]
+pub(crate) struct CancelRequest {
+    pub(crate) pid: i32,
+    pub(crate) secret: Vec<u8>,
+}
+
+/// What a session is about, for limits and for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Activity {
+    Idle,
+    Waits,
+    Runs,
+    InTransaction,
+}
+
+/// One client, for those who are not its session.
+pub(crate) struct ClientEntry {
+    /// What it was told as its process id.
+    pub(crate) pid: i32,
+    pub(crate) secret: [u8; 4],
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) descriptor: RawFd,
+    pub(crate) key: PoolKey,
+    pub(crate) activity: Cell<Activity>,
+    pub(crate) since: Cell<Instant>,
+    pub(crate) backend: RefCell<Option<Rc<Backend>>>,
+    /// Why it is ended, if it is.
+    pub(crate) ended: RefCell<Option<mainstay_pgwire::backend::Report>>,
+}
+
+impl ClientEntry {
+    /// Ends the session: it reads the end of its client's messages, and says why.
+    pub(crate) fn end(&self, why: mainstay_pgwire::backend::Report) {
+        let mut ended = self.ended.borrow_mut();
+        if ended.is_none() {
+            *ended = Some(why);
+            let _ = nix::sys::socket::shutdown(self.descriptor, nix::sys::socket::Shutdown::Read);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn set(&self, activity: Activity) {
+        if self.activity.replace(activity) != activity {
+            self.since.set(Instant::now());
+        }
+    }
+}
+
+/// How much is read at once. All sessions of a thread read into the same buffer.
+const INPUT_BYTES: usize = 64 * 1024;
+
+/// What a server reports of itself and its session (`ParameterStatus`).
+pub(crate) type Reported = Rc<BTreeMap<Box<str>, Box<str>>>;
+
+/// A greeting belongs to one database, user and set of settings.
+type GreetingKey = (PoolKey, SessionSettings);
+
+pub(crate) struct Worker {
+    pub(crate) index: usize,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) shared: Shared,
+    pub(crate) routing: Routing,
+    pub(crate) server_tls: Option<Arc<ClientConfig>>,
+    pub(crate) input: RefCell<Vec<u8>>,
+    pub(crate) output: RefCell<Vec<u8>>,
+    pub(crate) statements: Statements,
+    pools: RefCell<HashMap<PoolKey, Rc<Pool>>>,
+    credentials: RefCell<HashMap<Rc<str>, Credentials>>,
+    greetings: RefCell<HashMap<GreetingKey, Reported>>,
+    settings_known: RefCell<HashMap<SessionSettings, ()>>,
+    clients: RefCell<HashMap<i32, Rc<ClientEntry>>>,
+    next_pid: Cell<i32>,
+    pub(crate) next_unnamed: Cell<u64>,
+    pub(crate) is_closing: Cell<bool>,
+}
+
+impl Worker {
+    pub(crate) fn new(index: usize, shared: Shared) -> Worker {
+        Worker {
+            index,
+            settings: Arc::clone(&shared.settings),
+            routing: Routing::new(),
+            server_tls: shared.server_tls.clone(),
+            shared,
+            input: RefCell::new(vec![0; INPUT_BYTES]),
+            output: RefCell::default(),
+            statements: Statements::default(),
+            pools: RefCell::default(),
+            credentials: RefCell::default(),
+            greetings: RefCell::default(),
+            settings_known: RefCell::default(),
+            clients: RefCell::default(),
+            next_pid: Cell::new(0),
+            next_unnamed: Cell::new(1),
+            is_closing: Cell::new(false),
+        }
+    }
+
+    /// How many server connections a pool of this worker has: its share of the process's.
+    pub(crate) fn pool_size(&self) -> usize {
+        (self.settings.default_pool_size as usize).div_ceil(self.shared.cancels.len().max(1)).max(1)
+    }
+
+    /// PgBouncer's `max_prepared_statements` has the same default.
+    pub(crate) fn max_prepared_statements(&self) -> usize {
+        200
+    }
+
+    pub(crate) fn pool(&self, key: &PoolKey) -> Rc<Pool> {
+        if let Some(pool) = self.pools.borrow().get(key) {
+            return Rc::clone(pool);
+        }
+        let pool = Rc::new(Pool::new(key.clone()));
+        self.pools.borrow_mut().insert(key.clone(), Rc::clone(&pool));
+        pool
+    }
+
+    pub(crate) fn pools(&self) -> Vec<Rc<Pool>> {
+        let mut pools: Vec<Rc<Pool>> = self.pools.borrow().values().cloned().collect();
+        pools.sort_by(|a, b| a.key.cmp(&b.key));
+        pools
+    }
+
+    /// One allocation for all sessions that have the same settings.
+    pub(crate) fn shared_settings(&self, settings: BTreeMap<Box<str>, Box<str>>) -> SessionSettings {
+        let settings = Rc::new(settings);
+        let mut known = self.settings_known.borrow_mut();
+        if let Some((shared, ())) = known.get_key_value(&settings) {
+            return Rc::clone(shared);
+        }
+        if known.len() >= 1024 {
+            known.retain(|shared, ()| Rc::strong_count(shared) > 1);
+        }
+        known.insert(Rc::clone(&settings), ());
+        settings
+    }
+
+    /// What servers were told to be, for a client like this one.
+    pub(crate) fn greeting(&self, key: &PoolKey, settings: &SessionSettings) -> Option<Reported> {
+        self.greetings.borrow().get(&(key.clone(), Rc::clone(settings))).cloned()
+    }
+
+    pub(crate) fn keep_greeting(
+        &self,
+        key: &PoolKey,
+        settings: &SessionSettings,
+        parameters: BTreeMap<Box<str>, Box<str>>,
+    ) {
+        let mut greetings = self.greetings.borrow_mut();
+        // An application that makes up a new application_name every time must not fill the memory.
+        if greetings.len() >= 1024 {
+            greetings.clear();
+        }
+        greetings.insert((key.clone(), Rc::clone(settings)), Rc::new(parameters));
+    }
+
+    pub(crate) fn credentials(&self, user: &str) -> Option<Credentials> {
+        self.credentials.borrow().get(user).cloned()
+    }
+
+    /// Keeps what a client's login has shown.
+    pub(crate) fn keep_credentials(
+        &self,
+        user: &Rc<str>,
+        client_key: ClientKey,
+        verifier: &Verifier,
+        text: Arc<str>,
+    ) {
+        let mut known = self.credentials.borrow_mut();
+        if known.get(user).is_none_or(|credentials| credentials.verifier != text) {
+            let credentials = Credentials { client_key, server_key: verifier.server_key, verifier: text };
+            known.insert(Rc::clone(user), credentials);
+        }
+    }
+
+    /// The next number for a client. The worker's index is in it, so that a request to cancel finds its way.
+    pub(crate) fn new_pid(&self) -> i32 {
+        let workers = i32::try_from(self.shared.cancels.len()).unwrap_or(1).max(1);
+        let index = i32::try_from(self.index).unwrap_or(0);
+        loop {
+            let next =
+                self.next_pid.get().checked_add(1).filter(|next| *next < i32::MAX / workers).unwrap_or(1);
+            self.next_pid.set(next);
+            let pid = next * workers + index;
+            if !self.clients.borrow().contains_key(&pid) {
+                return pid;
+            }
+        }
+    }
+
+    pub(crate) fn enter(&self, entry: &Rc<ClientEntry>) {
+        self.clients.borrow_mut().insert(entry.pid, Rc::clone(entry));
+    }
+
+    pub(crate) fn leave(&self, pid: i32) {
+        self.clients.borrow_mut().remove(&pid);
+    }
+
+    pub(crate) fn clients(&self) -> Vec<Rc<ClientEntry>> {
+        self.clients.borrow().values().cloned().collect()
+    }
+
+    /// The server connection on which the client's statement runs, if the secret is right.
+    pub(crate) fn running(&self, request: &CancelRequest) -> Option<Rc<Backend>> {
+        let clients = self.clients.borrow();
+        let entry = clients.get(&request.pid)?;
+        // As long for a wrong one as for the right one.
+        let difference = entry.secret.iter().zip(&request.secret).fold(0, |found, (a, b)| found | (a ^ b));
+        let is_right = difference == 0 && request.secret.len() == entry.secret.len();
+        entry.backend.borrow().clone().filter(|_| is_right)
+    }
+
+    /// Follows the routes, ends what waits too long, and never returns.
+    pub(crate) async fn attend(self: Rc<Worker>) {
+        let mut told = self.shared.told.clone();
+        let mut next_sweep = Instant::now();
+        loop {
+            let news = told.borrow_and_update().clone();
+            if let Some(news) = news
+                && self.routing.take(&news)
+            {
+                self.pools().iter().for_each(|pool| pool.route_changed(&self));
+            }
+            let now = Instant::now();
+            if now >= next_sweep {
+                next_sweep = now + SWEEP_INTERVAL;
+                self.pools().iter().for_each(|pool| pool.sweep(&self, now));
+                self.sweep_clients(now);
+            }
+            tokio::select! {
+                changed = told.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep_until(next_sweep) => {}
+            }
+        }
+    }
+
+    fn sweep_clients(&self, now: Instant) {
+        let over = |limit: Duration, since: Instant| !limit.is_zero() && now.duration_since(since) > limit;
+        let settings = &self.settings;
+        for entry in self.clients() {
+            let since = entry.since.get();
+            match entry.activity.get() {
+                Activity::Idle if over(settings.client_idle_timeout, since) => {
+                    entry.end(crate::refusal::killed("client_idle_timeout"));
+                }
+                Activity::InTransaction if over(settings.idle_transaction_timeout, since) => {
+                    entry.end(crate::refusal::killed("idle_transaction_timeout"));
+                }
+                Activity::Runs if over(settings.query_timeout, since) => {
+                    entry.end(crate::refusal::killed("query_timeout"));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Lets clients go: those at rest now, the others when their transaction ends.
+    pub(crate) fn close(&self) {
+        self.is_closing.set(true);
+        for entry in self.clients() {
+            if entry.activity.get() == Activity::Idle || entry.activity.get() == Activity::Waits {
+                entry.end(crate::refusal::shutting_down());
+            }
+        }
+    }
+
+    pub(crate) fn client_count(&self) -> usize {
+        self.clients.borrow().len()
+    }
+}
+
+/// How fine timeouts are.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Counts one client of the process for as long as it lives.
+pub(crate) struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    /// `None` if there are `most` already.
+    pub(crate) fn new(count: &Arc<AtomicUsize>, most: usize) -> Option<Counted> {
+        let counted = Counted(Arc::clone(count));
+        (count.fetch_add(1, Ordering::Relaxed) < most).then_some(counted)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Pools that a database of this name has.
+pub(crate) fn access_of(database: &str, listener: Access) -> (&str, Access) {
+    match database.rsplit_once('@') {
+        Some((name, "ro")) => (name, Access::ReadOnly),
+        Some((name, "rw")) => (name, Access::ReadWrite),
+        _ => (database, listener),
+    }
+}

@@ -1,0 +1,54 @@
+//! A client cancels its own statement, and nobody else's.
+
+use std::time::{Duration, Instant};
+
+use mainstay_sql::Settings;
+
+use crate::postgres::{Postgres, wait_for};
+use crate::proxy::{Proxy, settings};
+use crate::wire::{Wire, code, outcome};
+
+pub(crate) fn cancel(proxy: &Proxy, key: (i32, Vec<u8>)) {
+    let mut packet = u32::try_from(12 + key.1.len()).unwrap().to_be_bytes().to_vec();
+    packet.extend_from_slice(&80_877_102u32.to_be_bytes());
+    packet.extend_from_slice(&key.0.to_be_bytes());
+    packet.extend_from_slice(&key.1);
+    let mut wire = Wire::tcp(proxy.port).unwrap();
+    wire.write(&packet).unwrap();
+    // The proxy closes the connection when it has passed the request on.
+    assert!(wire.next().is_err());
+}
+
+fn sleeping(proxy: &Proxy) -> Wire {
+    let mut client = proxy.client();
+    let pid = client.one("SELECT pg_backend_pid()");
+    client.simple("SELECT pg_sleep(30)").send();
+    let mut admin = proxy.postgres.admin();
+    let question = format!("SELECT wait_event FROM pg_stat_activity WHERE pid = {pid}");
+    wait_for("the statement to run", || admin.ok(&question)[0][0].as_deref() == Some("PgSleep"));
+    client
+}
+
+#[test]
+fn a_statement_is_cancelled_by_its_client_only() {
+    for workers in [1, 2] {
+        let proxy = Proxy::with(Postgres::shared(), Settings { workers, default_pool_size: 4, ..settings() });
+        let mut client = sleeping(&proxy);
+        let (pid, secret) = client.key.clone();
+        let wrong: Vec<u8> = secret.iter().map(|byte| byte ^ 1).collect();
+        cancel(&proxy, (pid, wrong));
+        cancel(&proxy, (pid + 1, secret.clone()));
+        cancel(&proxy, (-pid, secret.clone()));
+        cancel(&proxy, (pid, [&secret[..], &[0]].concat()));
+        client.socket.as_ref().unwrap().set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        assert!(client.next().is_err(), "somebody else has cancelled it");
+        client.socket.as_ref().unwrap().set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let began = Instant::now();
+        cancel(&proxy, (pid, secret.clone()));
+        assert_eq!(code(outcome(&client.until_ready())), "57014");
+        assert!(began.elapsed() < Duration::from_secs(10));
+        // Nothing runs: nothing happens.
+        cancel(&proxy, (pid, secret));
+        assert_eq!(client.one("SELECT 1"), "1");
+    }
+}

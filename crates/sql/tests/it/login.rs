@@ -1,0 +1,223 @@
+//! Who comes in, what clients are told then, and what strangers may do.
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_pgwire::frame::push_string;
+use mainstay_sql::Settings;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+use crate::postgres::{Postgres, wait_for};
+use crate::proxy::{Proxy, settings};
+use crate::wire::{Wire, code, startup};
+
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
+
+#[test]
+fn a_stranger_is_told_the_same_whatever_is_wrong() {
+    let proxy = Proxy::new();
+    assert_eq!(proxy.client().one("SELECT current_user || '@' || current_database()"), "app@app");
+    for (user, password) in [("app", "wrong"), ("nobody", "secret"), ("expired", "secret"), ("silent", "")] {
+        let failure = proxy.try_connect(&[("user", user), ("database", "app")], password).err().unwrap();
+        assert_eq!((failure.severity.as_str(), failure.code.as_str()), ("FATAL", "28P01"), "{user}");
+        assert_eq!(failure.text, format!("password authentication failed for user \"{user}\""));
+        assert_eq!(failure.detail, "");
+    }
+    let failure = proxy.try_connect(&[("user", "old")], "secret").err().unwrap();
+    assert_eq!(failure.code, "28000");
+    assert!(failure.text.contains("MD5"), "{failure}");
+}
+
+#[test]
+fn a_new_role_and_a_new_password_are_known_at_once() {
+    let proxy = Proxy::new();
+    proxy.client().ok("SELECT 1");
+    let mut admin = proxy.postgres.admin();
+    admin.ok("DROP ROLE IF EXISTS fresh");
+    admin.ok("CREATE ROLE fresh LOGIN PASSWORD 'one'");
+    let connect = |password| proxy.try_connect(&[("user", "fresh"), ("database", "app")], password);
+    assert_eq!(connect("one").unwrap().one("SELECT current_user"), "fresh");
+    admin.ok("ALTER ROLE fresh PASSWORD 'two'");
+    // PostgreSQL's connections that are open stay so; the first login with the new password has the roles asked for anew.
+    wait_for("the new password to be known", || connect("two").is_ok());
+    assert_eq!(code(connect("one")), "28P01");
+    drop(proxy);
+    wait_for("the role's sessions to end", || admin.query("DROP ROLE fresh").is_ok());
+}
+
+#[test]
+fn nobody_comes_in_before_the_roles_are_known() {
+    let proxy = Proxy::prepared(Postgres::shared(), settings(), |_, member| member.set_roles(false));
+    let mut wire = Wire::tcp(proxy.port).unwrap();
+    wire.write(&startup(&[("user", "app")])).unwrap();
+    wire.socket.as_ref().unwrap().set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    assert!(wire.next().is_err(), "an answer before anybody knows the roles");
+    proxy.member.set_roles(true);
+    wait_for("the greeting", || wire.next().is_ok_and(|(kind, _)| kind == b'R'));
+}
+
+#[test]
+fn a_database_that_does_not_exist_is_named_by_postgresql() {
+    let proxy = Proxy::new();
+    let failure = proxy.try_connect(&[("user", "app"), ("database", "nowhere")], "secret").err().unwrap();
+    assert_eq!((failure.severity.as_str(), failure.code.as_str()), ("FATAL", "3D000"));
+}
+
+#[test]
+fn what_the_client_begins_with_is_what_it_has() {
+    let proxy = Proxy::new();
+    let mut one = proxy.client_with(&[
+        ("TimeZone", "Asia/Tokyo"),
+        ("application_name", "first's own"),
+        ("options", r"-c work_mem=9MB --search-path=a,b -c my.tenant=7"),
+    ]);
+    let mut two = proxy.client();
+    assert_eq!(one.parameter("TimeZone"), Some("Asia/Tokyo"));
+    assert_eq!(one.parameter("application_name"), Some("first's own"));
+    assert_eq!(two.parameter("TimeZone"), Some("UTC"));
+    assert_eq!(two.parameter("application_name"), Some(""));
+    for _ in 0..2 {
+        assert_eq!(one.one("SHOW work_mem"), "9MB");
+        assert_eq!(one.one("SHOW TimeZone"), "Asia/Tokyo");
+        assert_eq!(one.one("SHOW search_path"), "a,b");
+        assert_eq!(one.one("SHOW my.tenant"), "7");
+        assert_eq!(two.one("SHOW work_mem"), "4MB");
+        assert_eq!(two.one("SHOW TimeZone"), "UTC");
+        assert_eq!(two.one("SHOW application_name"), "");
+        assert_eq!(two.one("SELECT coalesce(current_setting('my.tenant', true), '')"), "");
+    }
+    // It means the same as without a proxy: back to what the session has begun with.
+    one.ok("SET TimeZone = 'Europe/Rome'");
+    one.ok("RESET TimeZone");
+    assert_eq!(one.one("SHOW TimeZone"), "Asia/Tokyo");
+    one.ok("DISCARD ALL");
+    assert_eq!(one.one("SHOW work_mem"), "9MB");
+    let refused = proxy.try_connect(&[("user", "app"), ("no_such_parameter", "1")], "secret");
+    assert_eq!(code(refused), "42704");
+    let refused = proxy.try_connect(&[("user", "app"), ("options", "-c work_mem=much")], "secret");
+    assert_eq!(code(refused), "22023");
+}
+
+#[test]
+fn there_is_no_room_for_more_clients_than_said() {
+    let proxy = Proxy::with(Postgres::shared(), Settings { max_client_conn: 2, ..settings() });
+    let (_one, two) = (proxy.client(), proxy.client());
+    let connect = || proxy.try_connect(&[("user", "app")], "secret");
+    let failure = connect().err().unwrap();
+    assert_eq!((failure.severity.as_str(), failure.code.as_str()), ("FATAL", "53300"));
+    drop(two);
+    wait_for("the place of a client that has gone", || connect().is_ok() || proxy.client_is_let_in());
+}
+
+impl Proxy {
+    fn client_is_let_in(&self) -> bool {
+        self.try_connect(&[("user", "app"), ("database", "app")], "secret").is_ok()
+    }
+}
+
+/// Sends raw bytes to a new connection and returns all that is answered until it ends.
+fn answer_to(proxy: &Proxy, bytes: &[u8]) -> Vec<u8> {
+    let mut wire = Wire::tcp(proxy.port).unwrap();
+    let _ = wire.stream.write_all(bytes);
+    let mut answer = Vec::new();
+    let _ = wire.stream.read_to_end(&mut answer);
+    answer
+}
+
+#[test]
+fn what_is_no_startup_packet_ends_the_connection() {
+    let proxy = Proxy::new();
+    for garbage in [
+        &b"GET / HTTP/1.1\r\n\r\n"[..],
+        &[0; 64],
+        &[0xff; 64],
+        &[0, 0, 0, 7, 0, 3, 0],
+        &[0, 0, 0x27, 0x11, 0, 3, 0, 0],
+        &[0, 0, 0, 9, 4, 210, 22, 47, 0],
+    ] {
+        answer_to(&proxy, garbage);
+    }
+    let mut packet = vec![0, 0, 0, 0, 0, 3, 0, 0];
+    push_string(&mut packet, "user");
+    packet[3] = packet.len().try_into().unwrap();
+    assert!(answer_to(&proxy, &packet).windows(5).any(|window| window == b"08P01"));
+    let old = [0, 0, 0, 8, 0, 2, 0, 0];
+    assert!(answer_to(&proxy, &old).windows(5).any(|window| window == b"0A000"));
+    // After a good packet comes a message that says that it has a gigabyte.
+    let mut wire = Wire::tcp(proxy.port).unwrap();
+    wire.write(&startup(&[("user", "app")])).unwrap();
+    wire.next().unwrap();
+    wire.write(&[b'p', 0x3f, 0xff, 0xff, 0xff]).unwrap();
+    assert!(wire.next().is_err());
+    assert_eq!(proxy.client().one("SELECT 1"), "1");
+}
+
+#[test]
+fn those_who_say_nothing_or_little_keep_nobody_waiting() {
+    let proxy = Proxy::new();
+    let _mute: Vec<Wire> = (0..20).map(|_| Wire::tcp(proxy.port).unwrap()).collect();
+    let packet = startup(&[("user", "app"), ("database", "app")]);
+    let mut slow = Wire::tcp(proxy.port).unwrap();
+    for byte in &packet {
+        slow.write(&[*byte]).unwrap();
+        if *byte == b'a' {
+            assert_eq!(proxy.client().one("SELECT 1"), "1");
+        }
+    }
+    assert_eq!(slow.next().unwrap().0, b'R');
+}
+
+/// A certificate for `localhost` that is its own authority.
+fn certificate(directory: &std::path::Path) {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    std::fs::write(directory.join("server.crt"), made.cert.pem()).unwrap();
+    std::fs::write(directory.join("server.key"), made.signing_key.serialize_pem()).unwrap();
+}
+
+#[test]
+fn tls_is_there_with_a_certificate_and_refused_without() {
+    let proxy = Proxy::new();
+    let mut wire = Wire::tcp(proxy.port).unwrap();
+    wire.write(&SSL_REQUEST).unwrap();
+    let mut answer = [0];
+    wire.stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"N");
+    wire.log_in(&[("user", "app")], "secret").err();
+
+    let proxy = Proxy::prepared(Postgres::shared(), settings(), |paths, _| {
+        certificate(paths.certificate.parent().unwrap());
+    });
+    let mut wire = Wire::tcp(proxy.port).unwrap();
+    wire.write(&SSL_REQUEST).unwrap();
+    wire.stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"S");
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(proxy.scratch.0.join("server.crt")).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = Arc::new(config.with_root_certificates(roots).with_no_client_auth());
+    let name = ServerName::try_from("localhost").unwrap();
+    let stream = StreamOwned::new(ClientConnection::new(config, name).unwrap(), wire.socket.take().unwrap());
+    let mut wire = Wire::over(Box::new(stream), None);
+    wire.log_in(&[("user", "app"), ("database", "app")], "secret").unwrap();
+    assert_eq!(wire.one("SELECT length(repeat('x', 300000))"), "300000");
+    assert_eq!(wire.one("SELECT repeat('x', 300000)").len(), 300_000);
+    // What comes together with the request is not encrypted, and may be somebody else's.
+    let mut smuggled = SSL_REQUEST.to_vec();
+    smuggled.extend(startup(&[("user", "app")]));
+    assert_eq!(answer_to(&proxy, &smuggled), b"");
+}
+
+#[test]
+fn the_unix_socket_is_used_where_there_is_one() {
+    let proxy = Proxy::new();
+    let directory = proxy.postgres.scratch.0.clone();
+    proxy.member.tell(|routes| routes.primary.as_mut().unwrap().socket_dir = Some(directory));
+    let mut client = proxy.client();
+    wait_for("a connection by the socket", || {
+        client.ok("SELECT pg_backend_pid(), inet_client_addr()")[0][1].is_none()
+    });
+}

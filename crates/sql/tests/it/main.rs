@@ -1,0 +1,19 @@
+//! The proxy against real PostgreSQL servers, with a stand-in for the member beside it.
+
+mod cancelling;
+mod closing;
+mod console;
+mod copying;
+mod failover;
+mod lease;
+mod login;
+mod member;
+mod modes;
+mod pins;
+mod postgres;
+mod prepared;
+mod proxy;
+mod settings;
+mod splitting;
+mod suspicion;
+mod wire;

@@ -1,0 +1,130 @@
+//! What a session has set follows it to whichever server it is given, and to nobody else.
+
+use crate::proxy::Proxy;
+use crate::wire::{Wire, kinds};
+
+/// Somebody who uses the only server in between.
+fn pid(wire: &mut Wire) -> String {
+    wire.one("SELECT pg_backend_pid()")
+}
+
+#[test]
+fn two_clients_share_one_server() {
+    let proxy = Proxy::new();
+    let (mut one, mut two) = (proxy.client(), proxy.client());
+    assert_eq!(pid(&mut one), pid(&mut two));
+    one.ok("BEGIN");
+    two.simple("SELECT 2").send();
+    assert_eq!(one.one("SELECT 1"), "1");
+    one.ok("COMMIT");
+    assert_eq!(kinds(&two.until_ready()), "TDCZ");
+}
+
+#[test]
+fn what_is_set_follows_and_does_not_leak() {
+    let proxy = Proxy::new();
+    let (mut one, mut two) = (proxy.client(), proxy.client());
+    for (set, show, value) in [
+        ("SET work_mem = '7MB'", "work_mem", "7MB"),
+        ("SET search_path = \"$user\", 'a''b', public", "search_path", "\"$user\", \"a'b\", public"),
+        ("SET my.tenant = 'it''s \\ 1'", "my.tenant", "it's \\ 1"),
+        ("SET ROLE other", "role", "other"),
+        ("SET DateStyle = 'German'", "DateStyle", "German, DMY"),
+        ("SELECT set_config('statement_timeout', '12345', false)", "statement_timeout", "12345ms"),
+        ("SELECT set_config('your.name', 'x', false)", "your.name", "x"),
+        ("SET TIME ZONE INTERVAL '+02:00' HOUR TO MINUTE", "TimeZone", "<+02>-02"),
+        ("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", "default_transaction_read_only", "on"),
+    ] {
+        let show = format!("SELECT coalesce(current_setting('{show}', true), '')");
+        let before = two.ok(&show);
+        one.ok(set);
+        for _ in 0..2 {
+            assert_eq!(two.ok(&show), before, "{set} has leaked");
+            assert_eq!(one.one(&show), value, "{set} is gone");
+        }
+    }
+    one.ok("RESET ROLE");
+    one.ok("RESET ALL");
+    assert_eq!(two.one("SHOW work_mem"), "4MB");
+    assert_eq!(one.one("SHOW work_mem"), "4MB");
+    assert_eq!(one.one("SELECT current_user"), "app");
+}
+
+#[test]
+fn what_is_set_in_a_transaction_is_kept_if_it_commits() {
+    let proxy = Proxy::new();
+    let (mut one, mut two) = (proxy.client(), proxy.client());
+    one.ok("BEGIN");
+    one.ok("SET work_mem = '5MB'");
+    one.ok("SET LOCAL TimeZone = 'Asia/Tokyo'");
+    assert_eq!(one.one("SHOW TimeZone"), "Asia/Tokyo");
+    one.ok("COMMIT");
+    two.ok("SELECT 1");
+    assert_eq!((one.one("SHOW work_mem"), one.one("SHOW TimeZone")), ("5MB".into(), "UTC".into()));
+    one.ok("BEGIN");
+    one.ok("SET work_mem = '6MB'");
+    one.ok("ROLLBACK");
+    two.ok("SELECT 1");
+    assert_eq!(one.one("SHOW work_mem"), "5MB");
+    assert_eq!(two.one("SHOW work_mem"), "4MB");
+}
+
+/// A parameter that a function sets is reported by the server only if it is one of those that clients need to know.
+#[test]
+fn what_a_function_sets_and_the_server_reports_is_seen() {
+    let proxy = Proxy::new();
+    let (mut one, mut two) = (proxy.client(), proxy.client());
+    two.ok("CREATE OR REPLACE FUNCTION in_tokyo() RETURNS text LANGUAGE plpgsql AS \
+            $$ BEGIN SET TimeZone = 'Asia/Tokyo'; RETURN 'x'; END $$");
+    one.ok("SELECT in_tokyo()");
+    assert_eq!(two.one("SHOW TimeZone"), "UTC");
+    assert_eq!(one.one("SHOW TimeZone"), "Asia/Tokyo");
+}
+
+#[test]
+fn several_statements_at_once_are_looked_into() {
+    let proxy = Proxy::new();
+    let (mut one, mut two) = (proxy.client(), proxy.client());
+    one.ok("SELECT 1; SET my.tenant = '4'; SET work_mem = '5MB'; SELECT 2");
+    assert_eq!(two.one("SELECT coalesce(current_setting('my.tenant', true), '')"), "");
+    assert_eq!(two.one("SHOW work_mem"), "4MB");
+    assert_eq!(one.one("SHOW my.tenant"), "4");
+}
+
+/// Only the beginning of a long text was looked at, so that what stood behind it went to the next client.
+#[test]
+fn the_end_of_a_long_text_is_not_overlooked() {
+    let proxy = Proxy::new();
+    let (mut one, mut two) = (proxy.client(), proxy.client());
+    let filler = "x".repeat(200_000);
+    one.ok(&format!("SELECT length('{filler}'); CREATE TEMP TABLE left_behind (); SET work_mem = '5MB'"));
+    assert_eq!(one.one("SELECT count(*) FROM left_behind"), "0");
+    drop(one);
+    assert_eq!(two.code("SELECT count(*) FROM left_behind"), "42P01");
+    assert_eq!(two.one("SHOW work_mem"), "4MB");
+}
+
+#[test]
+fn another_session_user_stays_with_its_server() {
+    let proxy = Proxy::new();
+    let (mut one, mut two) = (proxy.boss("app"), proxy.boss("app"));
+    one.ok("SET SESSION AUTHORIZATION app");
+    two.simple("SELECT session_user").send();
+    assert_eq!(one.one("SELECT session_user"), "app");
+    drop(one);
+    assert_eq!(crate::wire::outcome(&two.until_ready()).unwrap()[0][0].as_deref(), Some("boss"));
+}
+
+#[test]
+fn discard_all_is_what_it_is_without_a_proxy() {
+    let proxy = Proxy::new();
+    let (mut one, mut two) = (proxy.client(), proxy.client());
+    one.ok("SET work_mem = '5MB'");
+    one.parse("s", "SELECT 1").sync().go();
+    one.ok("DISCARD ALL");
+    two.ok("SELECT 1");
+    assert_eq!(one.one("SHOW work_mem"), "4MB");
+    assert_eq!(crate::wire::code(one.run("s", &[])), "26000");
+    assert_eq!(kinds(&one.parse("s", "SELECT 2").sync().go()), "1Z");
+    assert_eq!(one.run("s", &[]).unwrap()[0][0].as_deref(), Some("2"));
+}
