@@ -77,7 +77,7 @@ mod tests {
             ),
             (
                 "drill explode",
-                "invalid value 'explode' for '<FAULT>' [possible values: kill, freeze, switchover]; see: mainstay drill --help",
+                "invalid value 'explode' for '<FAULT>' [possible values: kill, freeze, cut, switchover]; see: mainstay drill --help",
             ),
             (
                 "switchover --cancel --at 1m --to m1",
