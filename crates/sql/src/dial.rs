@@ -17,7 +17,7 @@ use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
-use crate::server::{Server, next_message};
+use crate::server::{Server, next_message, parameter};
 use crate::session_settings::SessionSettings;
 use crate::stream::{Connection, Stream};
 
@@ -115,15 +115,7 @@ async fn attempt(
     loop {
         let (kind, body) = next_message(&mut connection).await?;
         match kind {
-            b'S' => {
-                let name = frame::string(&body);
-                if let Some((name, (value, _))) =
-                    name.and_then(|(name, rest)| Some((name, frame::string(rest)?)))
-                {
-                    let text = |bytes: &[u8]| Box::from(String::from_utf8_lossy(bytes).as_ref());
-                    parameters.insert(text(name), text(value));
-                }
-            }
+            b'S' => parameters.extend(parameter(&body)),
             b'K' => {
                 if let Some((pid, secret)) = body.split_first_chunk::<4>() {
                     key = (i32::from_be_bytes(*pid), secret.into());

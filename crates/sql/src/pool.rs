@@ -126,6 +126,18 @@ impl Pool {
         given
     }
 
+    /// Leaves the line. A server may have been given at the moment at which the client went.
+    pub(crate) fn leave(
+        self: &Rc<Pool>,
+        worker: &Rc<Worker>,
+        mut given: oneshot::Receiver<Result<Box<Server>, Report>>,
+    ) {
+        given.close();
+        if let Ok(Ok(server)) = given.try_recv() {
+            self.release(worker, server);
+        }
+    }
+
     /// Takes a connection back that is at rest, or hands it to the one who waits longest.
     #[inline]
     pub(crate) fn release(self: &Rc<Pool>, worker: &Rc<Worker>, server: Box<Server>) {

@@ -222,10 +222,7 @@ impl Server {
     }
 
     pub(crate) fn note_parameter(&mut self, body: &[u8]) {
-        let Some((name, rest)) = frame::string(body) else { return };
-        let Some((value, _)) = frame::string(rest) else { return };
-        let text = |bytes: &[u8]| Box::from(String::from_utf8_lossy(bytes).as_ref());
-        self.parameters.insert(text(name), text(value));
+        self.parameters.extend(parameter(body));
     }
 
     /// Runs statements of the proxy's own, while nothing else is under way. Returns all rows.
@@ -269,6 +266,14 @@ impl Server {
     pub(crate) async fn next_message(&mut self) -> io::Result<(u8, Vec<u8>)> {
         next_message(&mut self.connection).await
     }
+}
+
+/// Name and value of a `ParameterStatus`.
+pub(crate) fn parameter(body: &[u8]) -> Option<(Box<str>, Box<str>)> {
+    let (name, rest) = frame::string(body)?;
+    let (value, _) = frame::string(rest)?;
+    let text = |bytes: &[u8]| Box::from(String::from_utf8_lossy(bytes).as_ref());
+    Some((text(name), text(value)))
 }
 
 /// No message that a proxy reads as a whole is longer: reports, parameters, rows of its own questions.

@@ -13,7 +13,6 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use mainstay_pgwire::backend::{self, Report};
-use tokio::sync::oneshot;
 
 use crate::pool::Pool;
 use crate::refusal;
@@ -188,7 +187,7 @@ impl Session {
             });
             let outcome = outcome.await;
             let Some(outcome) = outcome else {
-                self.give_back(given);
+                self.pool.leave(&self.worker, given);
                 return Err(None);
             };
             // The sender lives as long as its pool.
@@ -197,36 +196,13 @@ impl Session {
                 Ok(Err(report)) => return self.refuse(&report),
                 Err(_) => return Err(Some(refusal::shutting_down())),
             };
-            match self.prepare(server).await {
+            match prepare(&self.pool, &self.worker, server, &self.wanted).await {
                 Ok(server) => {
                     self.link(server);
                     return Ok(());
                 }
                 Err(Some(report)) => return self.refuse(&report),
                 Err(None) => {}
-            }
-        }
-    }
-
-    /// A server that was given at the moment at which the client went.
-    fn give_back(&self, mut given: oneshot::Receiver<Result<Box<Server>, Report>>) {
-        given.close();
-        if let Ok(Ok(server)) = given.try_recv() {
-            self.pool.release(&self.worker, server);
-        }
-    }
-
-    /// Makes the server's session the client's. `Err(None)`: the server is no good.
-    async fn prepare(&self, mut server: Box<Server>) -> Result<Box<Server>, Option<Report>> {
-        match adapt(&mut server, &self.wanted, self.pool.plans.get()).await {
-            Ok(()) => Ok(server),
-            Err(AskError::Lost(_)) => {
-                self.pool.drop_server(&self.worker, server);
-                Err(None)
-            }
-            Err(AskError::Refused(sqlstate, message)) => {
-                self.pool.drop_server(&self.worker, server);
-                Err(Some(settings_refused(&sqlstate, &message)))
             }
         }
     }
@@ -339,6 +315,22 @@ fn settings_refused(sqlstate: &str, message: &str) -> Report {
     let code = KNOWN.into_iter().find(|known| *known == sqlstate).unwrap_or("22023");
     Report::error(code, format!("the session's settings cannot be had on this server: {message}"))
         .hint("RESET the parameter, or connect again without it.")
+}
+
+/// Makes the server's session what a client wants. `Err(None)`: the server is no good.
+async fn prepare(
+    pool: &Rc<Pool>,
+    worker: &Rc<Worker>,
+    mut server: Box<Server>,
+    wanted: &SessionSettings,
+) -> Result<Box<Server>, Option<Report>> {
+    let refused = match adapt(&mut server, wanted, pool.plans.get()).await {
+        Ok(()) => return Ok(server),
+        Err(AskError::Lost(_)) => None,
+        Err(AskError::Refused(sqlstate, message)) => Some(settings_refused(&sqlstate, &message)),
+    };
+    pool.drop_server(worker, server);
+    Err(refused)
 }
 
 /// Gives the server the settings that the client wants, and takes statements from it that have become stale.

@@ -6,10 +6,9 @@ use std::task::Poll;
 
 use mainstay_pgwire::backend::Report;
 
-use super::{adapt, settings_refused};
+use super::prepare;
 use crate::pool::PoolKey;
 use crate::refusal;
-use crate::server::AskError;
 use crate::session_settings::SessionSettings;
 use crate::stream::Connection;
 use crate::worker::{Reported, Worker};
@@ -44,26 +43,20 @@ pub(crate) async fn greeting(
             }
         });
         let Some(outcome) = outcome.await else {
-            given.close();
-            if let Ok(Ok(server)) = given.try_recv() {
-                pool.release(worker, server);
-            }
+            pool.leave(worker, given);
             return Err(refusal::killed("the client has gone"));
         };
-        let mut server = match outcome {
+        let server = match outcome {
             Ok(server) => server?,
             Err(_) => return Err(refusal::shutting_down()),
         };
-        match adapt(&mut server, base, pool.plans.get()).await {
-            Ok(()) => {
+        match prepare(&pool, worker, server, base).await {
+            Ok(server) => {
                 worker.keep_greeting(key, base, server.parameters.clone());
                 pool.release(worker, server);
             }
-            Err(AskError::Lost(_)) => pool.drop_server(worker, server),
-            Err(AskError::Refused(sqlstate, message)) => {
-                pool.drop_server(worker, server);
-                return Err(settings_refused(&sqlstate, &message));
-            }
+            Err(Some(report)) => return Err(report),
+            Err(None) => {}
         }
     }
 }
