@@ -29,32 +29,23 @@ pub(super) enum Caller {
 impl Caller {
     /// Who may come in is said on a member's machine, where nothing can be forged from afar.
     pub(super) fn admits(&self) -> Result<(), Refuse> {
-        match self {
-            Caller::Local { .. } | Caller::Member { .. } => Ok(()),
-            Caller::Client { name } => {
-                Err(Refuse::forbidden(format!("{name} cannot see, let in or dismiss clients"))
-                    .remedy("run on a member's machine: mainstay client"))
-            }
-        }
+        self.is_among_members("see, let in or dismiss clients", "run on a member's machine: mainstay client")
     }
 
     /// What passwords are checked by is a secret, which stays among the members.
     pub(super) fn reads_verifiers(&self) -> Result<(), Refuse> {
-        match self {
-            Caller::Local { .. } | Caller::Member { .. } => Ok(()),
-            Caller::Client { name } => {
-                Err(Refuse::forbidden(format!("{name} cannot see what passwords are checked by"))
-                    .remedy("ask on the control socket of a member"))
-            }
-        }
+        self.is_among_members("see what passwords are checked by", "ask on the control socket of a member")
     }
 
     /// Faults are caused on the word of somebody who is on a member's machine.
     pub(super) fn may_drill(&self) -> Result<(), Refuse> {
+        self.is_among_members("cause faults", "run on a member's machine: mainstay drill")
+    }
+
+    fn is_among_members(&self, what: &str, remedy: &'static str) -> Result<(), Refuse> {
         match self {
             Caller::Local { .. } | Caller::Member { .. } => Ok(()),
-            Caller::Client { name } => Err(Refuse::forbidden(format!("{name} cannot cause faults"))
-                .remedy("run on a member's machine: mainstay drill")),
+            Caller::Client { name } => Err(Refuse::forbidden(format!("{name} cannot {what}")).remedy(remedy)),
         }
     }
 
