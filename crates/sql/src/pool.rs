@@ -99,7 +99,7 @@ impl Pool {
         wanted: &SessionSettings,
         context: &mut Context<'_>,
     ) -> Option<Box<Server>> {
-        if !self.waiting.borrow().is_empty() || !worker.routing.is_usable(self.key.access) {
+        if !self.waiting.borrow().is_empty() || !worker.routing.is_usable(self.key.access, worker.now()) {
             return None;
         }
         let mut idle = self.idle.borrow_mut();
@@ -121,7 +121,7 @@ impl Pool {
         worker: &Rc<Worker>,
     ) -> oneshot::Receiver<Result<Box<Server>, Report>> {
         let (give, given) = oneshot::channel();
-        self.waiting.borrow_mut().push_back(Waiter { since: Instant::now(), give });
+        self.waiting.borrow_mut().push_back(Waiter { since: worker.tick(), give });
         self.pump(worker);
         given
     }
@@ -133,6 +133,7 @@ impl Pool {
         mut given: oneshot::Receiver<Result<Box<Server>, Report>>,
     ) {
         given.close();
+        self.waiting.borrow_mut().retain(|waiter| !waiter.give.is_closed());
         if let Ok(Ok(server)) = given.try_recv() {
             self.release(worker, server);
         }
@@ -141,7 +142,7 @@ impl Pool {
     /// Takes a connection back that is at rest, or hands it to the one who waits longest.
     #[inline]
     pub(crate) fn release(self: &Rc<Pool>, worker: &Rc<Worker>, server: Box<Server>) {
-        let now = Instant::now();
+        let now = worker.now();
         let too_old = now.duration_since(server.opened) > worker.settings.server_lifetime
             && !worker.settings.server_lifetime.is_zero();
         if too_old || !server.is_at_rest() || !worker.routing.is_current(&server.backend, self.key.access) {
@@ -168,8 +169,7 @@ impl Pool {
 
     /// Gives what is idle to those who wait, and opens what they need beyond that.
     pub(crate) fn pump(self: &Rc<Pool>, worker: &Rc<Worker>) {
-        self.waiting.borrow_mut().retain(|waiter| !waiter.give.is_closed());
-        if !worker.routing.is_usable(self.key.access) {
+        if self.waiting.borrow().is_empty() || !worker.routing.is_usable(self.key.access, worker.tick()) {
             return;
         }
         let mut context = Context::from_waker(std::task::Waker::noop());
@@ -181,13 +181,13 @@ impl Pool {
                 continue;
             }
             let Some(waiter) = self.waiting.borrow_mut().pop_front() else { break };
-            let waited = waiter.since.elapsed();
+            let waited = worker.now().duration_since(waiter.since);
             count(&self.counters.waited_us, u64::try_from(waited.as_micros()).unwrap_or(0));
             if let Err(Ok(server)) = waiter.give.send(Ok(server)) {
                 self.idle.borrow_mut().push(server);
             }
         }
-        if self.retry_at.get().is_some_and(|at| at > Instant::now()) {
+        if self.retry_at.get().is_some_and(|at| at > worker.now()) {
             return;
         }
         let room = || worker.pool_size().saturating_sub(self.live.borrow().len() + self.dialling.get());
@@ -271,7 +271,8 @@ impl Pool {
                 waiting.pop_front_if(|waiter| now.duration_since(waiter.since) >= patience)
             {
                 let waited_ms = now.duration_since(waiter.since).as_millis();
-                let is_full = worker.routing.is_usable(self.key.access) && self.live.borrow().len() >= size;
+                let is_full =
+                    worker.routing.is_usable(self.key.access, now) && self.live.borrow().len() >= size;
                 let report = if is_full {
                     refusal::pool_is_full(waited_ms, size)
                 } else {

@@ -67,28 +67,28 @@ impl Routing {
 
     /// Whether statements may be sent now.
     #[inline]
-    pub(crate) fn is_usable(&self, access: Access) -> bool {
+    pub(crate) fn is_usable(&self, access: Access, now: Instant) -> bool {
         match access {
-            Access::ReadWrite => self.may_write(),
-            Access::ReadOnly => !self.routes.borrow().standbys.is_empty() || self.may_write(),
+            Access::ReadWrite => self.may_write(now),
+            Access::ReadOnly => !self.routes.borrow().standbys.is_empty() || self.may_write(now),
         }
     }
 
     #[inline]
-    fn may_write(&self) -> bool {
-        self.has_primary.get() && Instant::now() < self.valid_until.get()
+    fn may_write(&self, now: Instant) -> bool {
+        self.has_primary.get() && now < self.valid_until.get()
     }
 
     /// Whether something may be sent on this connection now.
     #[inline]
-    pub(crate) fn may_send(&self, backend: &Backend, access: Access) -> bool {
+    pub(crate) fn may_send(&self, backend: &Backend, access: Access, now: Instant) -> bool {
         match access {
-            Access::ReadWrite => backend.epoch == self.epoch.get() && Instant::now() < self.valid_until.get(),
+            Access::ReadWrite => backend.epoch == self.epoch.get() && now < self.valid_until.get(),
             // Readers without a standby are at the primary, and may write there as well.
             Access::ReadOnly => {
                 let routes = self.routes.borrow();
                 routes.standbys.iter().any(|route| route.member == backend.member)
-                    || self.may_send(backend, Access::ReadWrite)
+                    || self.may_send(backend, Access::ReadWrite, now)
             }
         }
     }
@@ -128,7 +128,7 @@ impl Routing {
                 .min_by_key(|route| (has(route), route.lag_bytes.unwrap_or(u64::MAX)))
                 .cloned()
         };
-        let primary = || routes.primary.clone().filter(|_| self.may_write());
+        let primary = || routes.primary.clone().filter(|_| self.may_write(Instant::now()));
         match access {
             Access::ReadWrite => primary(),
             Access::ReadOnly => standby().or_else(primary),
@@ -142,7 +142,7 @@ impl Routing {
     /// Why there is no primary.
     pub(crate) fn reason(&self) -> String {
         let routes = self.routes.borrow();
-        if routes.primary.is_some() && !self.may_write() {
+        if routes.primary.is_some() && !self.may_write(Instant::now()) {
             return "The member beside the proxy cannot tell whether the primary still holds its lease."
                 .to_owned();
         }
@@ -181,10 +181,10 @@ mod tests {
         let routing = Routing::new();
         let long_ago = Instant::now().checked_sub(Duration::from_secs(3)).unwrap();
         assert!(routing.take(&told(1, Some("a"), 2000, long_ago)));
-        assert!(!routing.is_usable(Access::ReadWrite));
+        assert!(!routing.is_usable(Access::ReadWrite, Instant::now()));
         assert!(routing.reason().contains("lease"));
         routing.take(&told(1, Some("a"), 2000, Instant::now()));
-        assert!(routing.is_usable(Access::ReadWrite));
+        assert!(routing.is_usable(Access::ReadWrite, Instant::now()));
     }
 
     #[test]
@@ -192,7 +192,7 @@ mod tests {
         let routing = Routing::new();
         routing.take(&told(2, None, 0, Instant::now()));
         assert!(!routing.take(&told(1, Some("a"), 9000, Instant::now())));
-        assert!(!routing.is_usable(Access::ReadWrite));
+        assert!(!routing.is_usable(Access::ReadWrite, Instant::now()));
     }
 
     #[test]

@@ -188,6 +188,10 @@ impl Server {
 
     /// Whether an idle connection is still good. What PostgreSQL says unasked (a parameter after a reload) is taken in.
     pub(crate) fn is_alive(&mut self, context: &mut Context<'_>) -> bool {
+        // The hot path: nothing has come.
+        if self.connection.poll_readable(context).is_pending() {
+            return true;
+        }
         let mut chunk = [0; 1024];
         loop {
             match self.connection.poll_read(context, &mut chunk) {

@@ -175,7 +175,7 @@ impl Session {
 
     /// Waits for a server, and reads on meanwhile, so that a client that goes is not waited for in vain.
     async fn obtain(&mut self) -> Result<(), Option<Report>> {
-        self.entry.set(Activity::Waits);
+        self.entry.set(Activity::Waits, self.worker.now());
         self.has_backlog = true;
         loop {
             let mut given = self.pool.wait(&self.worker);
@@ -196,7 +196,12 @@ impl Session {
                 Ok(Err(report)) => return self.refuse(&report),
                 Err(_) => return Err(Some(refusal::shutting_down())),
             };
-            match prepare(&self.pool, &self.worker, server, &self.wanted).await {
+            self.worker.tick();
+            if self.is_ready_made(&server) {
+                self.link(server);
+                return Ok(());
+            }
+            match Box::pin(prepare(&self.pool, &self.worker, server, &self.wanted)).await {
                 Ok(server) => {
                     self.link(server);
                     return Ok(());
@@ -207,17 +212,24 @@ impl Session {
         }
     }
 
+    /// Whether a server is what the client wants, as it is.
+    #[inline]
+    fn is_ready_made(&self, server: &Server) -> bool {
+        let is_same = Rc::ptr_eq(&server.current, &self.wanted) || server.current == self.wanted;
+        is_same && server.plans == self.pool.plans.get()
+    }
+
     fn link(&mut self, mut server: Box<Server>) {
         server.current = Rc::clone(&self.wanted);
         *self.entry.backend.borrow_mut() = Some(Rc::clone(&server.backend));
-        self.entry.set(Activity::Runs);
+        self.entry.set(Activity::Runs, self.worker.now());
         self.server = Some(server);
     }
 
     /// The transaction has ended: the server is somebody else's, unless something ties it to this session.
     fn unlink(&mut self) {
         self.may_commit = false;
-        self.entry.set(Activity::Idle);
+        self.entry.set(Activity::Idle, self.worker.now());
         crate::pool::count(&self.pool.counters.transactions, 1);
         if self.pin.is_some() || self.is_dedicated || self.worker.settings.pool_mode == PoolMode::Session {
             return;
@@ -295,7 +307,7 @@ impl Session {
 
     /// Tells the client that what it sent was not executed. What it sent is in `rest`.
     fn refuse(&mut self, report: &Report) -> Result<(), Option<Report>> {
-        self.entry.set(Activity::Idle);
+        self.entry.set(Activity::Idle, self.worker.now());
         if report.is_fatal() {
             return Err(Some(report.clone()));
         }

@@ -1,9 +1,5 @@
 //! What can be told from the first words of a statement. No grammar: what matters, PostgreSQL is asked afterwards.
 
-use std::sync::LazyLock;
-
-use aho_corasick::AhoCorasick;
-
 /// What the text of a query may do. Where it is not sure, it says yes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Traits {
@@ -13,13 +9,27 @@ pub(crate) struct Traits {
     pub(crate) rolls_back: bool,
     /// It may leave something in the session that its command tag does not tell.
     pub(crate) may_leave_state: bool,
+    /// It forgets a statement that was prepared.
+    pub(crate) deallocates: bool,
     /// It says something of a parameter with a dot in its name.
     pub(crate) may_set_placeholder: bool,
 }
 
-static STATEFUL: LazyLock<Option<AhoCorasick>> = LazyLock::new(|| {
-    AhoCorasick::builder().ascii_case_insensitive(true).build(["temp", "advisory_", "set_config"]).ok()
-});
+/// Whether `temp`, `advisory_` or `set_config` stands in the text. The rare letters of them are looked for, since this is asked of
+/// every query.
+fn leaves_state(text: &[u8]) -> bool {
+    let stands_at = |word: &[u8], start: Option<usize>| {
+        let found = start.and_then(|start| text.get(start..start + word.len()));
+        found.is_some_and(|found| found.eq_ignore_ascii_case(word))
+    };
+    memchr::memchr3_iter(b'_', b'm', b'M', text).any(|at| match text[at] {
+        b'_' => {
+            stands_at(b"advisory", at.checked_sub(8))
+                || (stands_at(b"set", at.checked_sub(3)) && stands_at(b"config", Some(at + 1)))
+        }
+        _ => stands_at(b"temp", at.checked_sub(2)),
+    })
+}
 
 /// Looks at a text.
 pub(crate) fn traits(text: &[u8]) -> Traits {
@@ -33,7 +43,8 @@ pub(crate) fn traits(text: &[u8]) -> Traits {
     Traits {
         may_commit: ends || several,
         rolls_back: !several && (is("rollback") || is("abort")) && !names_savepoint(text),
-        may_leave_state: STATEFUL.as_ref().is_none_or(|search| search.is_match(text)),
+        may_leave_state: leaves_state(text),
+        deallocates: is("deallocate"),
         may_set_placeholder: (sets || several) && memchr::memchr(b'.', text).is_some(),
     }
 }
@@ -155,6 +166,9 @@ mod tests {
     fn what_leaves_state_is_suspected() {
         assert!(traits(b"CREATE TEMP TABLE a ()").may_leave_state);
         assert!(traits(b"select Pg_Advisory_lock(1)").may_leave_state);
+        assert!(traits(b"select SET_CONFIG('a', 'b', false)").may_leave_state);
+        assert!(traits(b"select setval('m_temp')").may_leave_state);
+        assert!(!traits(b"_config m te mp advisor_y _ set_confi").may_leave_state);
         assert!(!traits(b"select abalance from pgbench_accounts where aid = 1").may_leave_state);
     }
 

@@ -46,6 +46,16 @@ impl Stream {
         }
     }
 
+    /// Whether a read may find something; if not, the task is woken when it may. What TLS holds back is not known without one.
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
+        let ready = match self {
+            Stream::Tcp(stream) => stream.poll_read_ready(context),
+            Stream::Unix(stream) => stream.poll_read_ready(context),
+            Stream::Accepted(_) | Stream::Dialled(_) => return Poll::Ready(()),
+        };
+        ready.map(drop)
+    }
+
     pub(crate) fn descriptor(&self) -> RawFd {
         match self {
             Stream::Tcp(stream) => stream.as_raw_fd(),
@@ -86,6 +96,12 @@ impl Connection {
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         self.stream.poll_read(context, buffer)
+    }
+
+    /// Whether a read may find something; if not, the task is woken when it may.
+    #[inline]
+    pub(crate) fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.stream.poll_readable(context)
     }
 
     /// Whether something waits until the other side reads.

@@ -85,9 +85,9 @@ impl ClientEntry {
     }
 
     #[inline]
-    pub(crate) fn set(&self, activity: Activity) {
+    pub(crate) fn set(&self, activity: Activity, now: Instant) {
         if self.activity.replace(activity) != activity {
-            self.since.set(Instant::now());
+            self.since.set(now);
         }
     }
 }
@@ -107,6 +107,8 @@ pub(crate) struct Worker {
     pub(crate) shared: Shared,
     pub(crate) routing: Routing,
     pub(crate) server_tls: Option<Arc<ClientConfig>>,
+    /// When the batch of bytes that is looked at now was begun with: the clock is read once for each.
+    clock: Cell<Instant>,
     pub(crate) input: RefCell<Vec<u8>>,
     pub(crate) output: RefCell<Vec<u8>>,
     pub(crate) statements: Statements,
@@ -128,6 +130,7 @@ impl Worker {
             routing: Routing::new(),
             server_tls: shared.server_tls.clone(),
             shared,
+            clock: Cell::new(Instant::now()),
             input: RefCell::new(vec![0; INPUT_BYTES]),
             output: RefCell::default(),
             statements: Statements::default(),
@@ -140,6 +143,19 @@ impl Worker {
             next_unnamed: Cell::new(1),
             is_closing: Cell::new(false),
         }
+    }
+
+    /// Reads the clock.
+    pub(crate) fn tick(&self) -> Instant {
+        let now = Instant::now();
+        self.clock.set(now);
+        now
+    }
+
+    /// When the clock was read last. For a session in its `poll_step`, which reads it before each batch of bytes.
+    #[inline]
+    pub(crate) fn now(&self) -> Instant {
+        self.clock.get()
     }
 
     /// How many server connections a pool of this worker has: its share of the process's.

@@ -26,6 +26,7 @@ use crate::{clock, interrupt, network, program, sql, suite};
 const SCALE: u32 = 10;
 const POOL_SIZE: u32 = 20;
 const PGBOUNCER: &str = "/usr/sbin/pgbouncer";
+const SETSID: &str = "/usr/bin/setsid";
 const PGBOUNCER_PORT: u16 = 6532;
 const START_PATIENCE: Duration = Duration::from_secs(10);
 const SQL_PATIENCE: Duration = Duration::from_secs(10);
@@ -129,7 +130,9 @@ fn once(subject: &Subject, mode: Mode, clients: u32, seconds: u32) -> Result<Run
         &["-n", "-S", "-j", "1", "-c", &clients, "-T", &seconds, "-M", mode.word(), &subject.conninfo],
     )?;
     let after = times(subject.pid)?;
-    let (count, tps) = read(&answer).with_context(|| format!("pgbench says no figures: {answer}"))?;
+    let (count, tps) = read(&answer).with_context(|| {
+        format!("{clients} clients of {} did nothing in {seconds} s; give --seconds more", subject.name)
+    })?;
     let per_100k = |ticks: u64| ticks as f64 / TICKS_PER_SECOND / (count / 100_000.0);
     Ok(Run { tps, user: per_100k(after.0 - before.0), system: per_100k(after.1 - before.1) })
 }
@@ -140,7 +143,8 @@ fn read(answer: &str) -> Option<(f64, f64)> {
         let line = answer.lines().find_map(|line| line.strip_prefix(start))?;
         line.split([' ', '/']).next()?.parse::<f64>().ok()
     };
-    Some((after("number of transactions actually processed: ")?, after("tps = ")?))
+    let count = after("number of transactions actually processed: ").filter(|count| *count > 0.0)?;
+    Some((count, after("tps = ")?))
 }
 
 /// User and system time of a process, in ticks.
@@ -218,9 +222,11 @@ impl Bouncer {
         let (file, users) = (base.join("pgbouncer.ini"), base.join("pgbouncer.users"));
         write(&users, &format!("\"{APPLICATION}\" \"{}\"\n", verifier(&member.site)?))?;
         write(&file, &configuration(&member.site, &users))?;
-        let mut command = network::inside(&member.namespace, Path::new(PGBOUNCER));
+        // A session of its own, as the SQL proxy has one: the kernel shares the CPUs out among sessions first. It becomes the
+        // same process, whose CPU time is looked at.
+        let mut command = network::inside(&member.namespace, Path::new(SETSID));
         // Root it does not want to be.
-        command.args(["-q", "-u", "postgres"]).arg(&file);
+        command.args([PGBOUNCER, "-q", "-u", "postgres"]).arg(&file);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().context("cannot run nsenter; install util-linux")?;
         let mut bouncer = Bouncer { child, version };

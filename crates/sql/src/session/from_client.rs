@@ -11,6 +11,7 @@ use crate::pool::count;
 use crate::refusal;
 use crate::server::{Expect, Server};
 use crate::sql_text::{self, Traits};
+use crate::worker::Activity;
 
 /// As much of a message is waited for, so that its names and the beginning of its text can be looked at.
 const LOOKED_AT_BYTES: usize = 16 * 1024;
@@ -127,18 +128,15 @@ impl Session {
         match kind {
             b'Q' => {
                 let text = &message[5..];
-                let instead = if sql_text::first_word(text).eq_ignore_ascii_case(b"deallocate") {
-                    self.deallocate(text, output)
-                } else {
-                    None
-                };
-                self.note(sql_text::traits(text), text);
+                let traits = sql_text::traits(text);
+                let instead = if traits.deallocates { self.deallocate(text, output) } else { None };
+                self.note(traits, text);
                 if message.len() < total {
                     // Nobody has read the rest of it.
                     (self.may_commit, self.inspects) = (true, true);
                 }
                 count(&self.pool.counters.queries, 1);
-                self.entry.set(crate::worker::Activity::Runs);
+                self.entry.set(Activity::Runs, self.worker.now());
                 // A simple query destroys the unnamed statement, whose ever it is.
                 self.unnamed.id = 0;
                 if let Some(server) = self.server.as_mut() {
@@ -157,7 +155,7 @@ impl Session {
             b'E' => {
                 server.is_unsynced = true;
                 count(&self.pool.counters.queries, 1);
-                self.entry.set(crate::worker::Activity::Runs);
+                self.entry.set(Activity::Runs, self.worker.now());
             }
             b'H' => server.is_unsynced = true,
             // While copied data is taken PostgreSQL throws them away.

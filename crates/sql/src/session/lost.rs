@@ -58,13 +58,13 @@ impl Session {
             return Err(None);
         }
         if !is_asked && !is_open {
-            self.entry.set(Activity::Idle);
+            self.entry.set(Activity::Idle, self.worker.now());
             return Ok(());
         }
         // A commit that was answered is of an earlier transaction.
         let is_gone = is_open && !(may_commit && is_asked);
         let report = if is_gone { refusal::rolled_back(&why) } else { refusal::unknown(&why) };
-        self.entry.set(Activity::Idle);
+        self.entry.set(Activity::Idle, self.worker.now());
         let status = if is_gone { backend::FAILED } else { backend::IDLE };
         if is_gone {
             self.lost = Some(Lost { report: report.clone(), rolls_back: false, is_over: false });

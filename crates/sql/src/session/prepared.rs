@@ -19,13 +19,15 @@ impl Session {
         server.is_unsynced = true;
         if name.is_empty() {
             let traits = sql_text::traits(text);
-            let is_deallocate = sql_text::first_word(text).eq_ignore_ascii_case(b"deallocate");
             let id = self.worker.next_unnamed.get();
             self.worker.next_unnamed.set(id + 1);
             server.unnamed = id;
-            self.unnamed = Unnamed { id, message: message.to_vec(), traits };
+            self.unnamed.id = id;
+            self.unnamed.traits = traits;
+            self.unnamed.message.clear();
+            self.unnamed.message.extend_from_slice(message);
             self.note(traits, text);
-            let instead = if is_deallocate { self.deallocate(text, output) } else { None };
+            let instead = if traits.deallocates { self.deallocate(text, output) } else { None };
             self.reply(ReplyKind::Forward, None);
             match instead {
                 Some(text) => push(output, b'P', |out| {

@@ -18,6 +18,7 @@ impl Session {
     pub(super) fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<Step> {
         let worker = Rc::clone(&self.worker);
         let mut input = worker.input.borrow_mut();
+        worker.tick();
         // What was left when the session had to wait.
         if self.has_backlog && self.may_send(context) {
             self.has_backlog = false;
@@ -25,6 +26,8 @@ impl Session {
                 return Poll::Ready(step);
             }
         }
+        // A socket that has nothing wakes us when it has: it is not asked again until then.
+        let (mut client_waits, mut server_waits) = (false, false);
         loop {
             if self.client.is_clogged()
                 && let Poll::Ready(Err(_)) = self.client.poll_drain(context)
@@ -34,12 +37,12 @@ impl Session {
             let mut has_moved = false;
             if let Some(server) = self.server.as_mut() {
                 if server.connection.is_clogged()
-                    && self.worker.routing.may_send(&server.backend, self.entry.key.access)
+                    && worker.routing.may_send(&server.backend, self.entry.key.access, worker.now())
                     && let Poll::Ready(Err(error)) = server.connection.poll_drain(context)
                 {
                     return Poll::Ready(Step::ServerLost(error.to_string()));
                 }
-                if !self.client.is_clogged() {
+                if !self.client.is_clogged() && !server_waits {
                     match server.connection.poll_read(context, &mut input) {
                         Poll::Ready(Ok(read)) if read > 0 => {
                             has_moved = true;
@@ -51,25 +54,29 @@ impl Session {
                             let why = end.err().map(|error| error.to_string()).unwrap_or_default();
                             return Poll::Ready(Step::ServerLost(why));
                         }
-                        Poll::Pending => {}
+                        Poll::Pending => server_waits = true,
                     }
                 }
             }
-            if self.listens(context) {
+            if self.listens(context) && !client_waits {
+                let had_server = self.server.is_some();
                 match self.client.poll_read(context, &mut input) {
                     Poll::Ready(Ok(read)) if read > 0 => {
                         has_moved = true;
                         if let Err(step) = self.take_client(context, &input[..read]) {
                             return Poll::Ready(step);
                         }
+                        // One that comes from the pool was found to have nothing.
+                        server_waits |= !had_server;
                     }
                     Poll::Ready(_) => return Poll::Ready(Step::Ended(None)),
-                    Poll::Pending => {}
+                    Poll::Pending => client_waits = true,
                 }
             }
             if !has_moved {
                 return Poll::Pending;
             }
+            worker.tick();
         }
     }
 
@@ -82,7 +89,15 @@ impl Session {
     fn may_send(&self, context: &Context<'_>) -> bool {
         match &self.server {
             None => true,
-            Some(server) if self.worker.routing.may_send(&server.backend, self.entry.key.access) => true,
+            Some(server)
+                if self.worker.routing.may_send(
+                    &server.backend,
+                    self.entry.key.access,
+                    self.worker.now(),
+                ) =>
+            {
+                true
+            }
             // The lease may have run out. Either it is renewed, or the connection is ended by whoever hears of another primary.
             Some(_) => {
                 self.worker.routing.wake_on_news(context.waker());
@@ -93,10 +108,10 @@ impl Session {
 
     /// Reads ahead; `Ready(None)` if the client has gone.
     pub(super) fn read_while_waiting<T>(&mut self, context: &mut Context<'_>) -> Poll<Option<T>> {
-        let mut chunk = [0; 4096];
+        let mut input = self.worker.input.borrow_mut();
         while self.client.rest.len() < MOST_AHEAD_BYTES {
-            match self.client.poll_read(context, &mut chunk) {
-                Poll::Ready(Ok(read)) if read > 0 => self.client.rest.extend_from_slice(&chunk[..read]),
+            match self.client.poll_read(context, &mut input) {
+                Poll::Ready(Ok(read)) if read > 0 => self.client.rest.extend_from_slice(&input[..read]),
                 Poll::Ready(_) => return Poll::Ready(None),
                 Poll::Pending => return Poll::Pending,
             }
@@ -108,8 +123,7 @@ impl Session {
     #[inline]
     pub(super) fn link_now(&mut self, context: &mut Context<'_>) -> bool {
         let Some(server) = self.pool.idle_now(&self.worker, &self.wanted, context) else { return false };
-        let is_same = Rc::ptr_eq(&server.current, &self.wanted) || server.current == self.wanted;
-        if is_same && server.plans == self.pool.plans.get() {
+        if self.is_ready_made(&server) {
             self.link(server);
             return true;
         }
@@ -143,7 +157,7 @@ impl Session {
         if !self.server.as_ref().is_some_and(|server| is_open(server)) {
             return Ok(());
         }
-        self.entry.set(Activity::InTransaction);
+        self.entry.set(Activity::InTransaction, self.worker.now());
         if self.worker.settings.pool_mode == PoolMode::Statement {
             let report = mainstay_pgwire::backend::Report::fatal(
                 "25001",
