@@ -3,12 +3,11 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::dial::Place;
+use crate::dial::{DialError, connect};
 use crate::server::Backend;
+use crate::stream::Connection;
 use crate::worker::{CancelRequest, Worker};
 
 /// A request that cannot be sent in this time has missed its statement.
@@ -27,22 +26,28 @@ pub(crate) fn route(worker: &Worker, request: CancelRequest) {
 pub(crate) async fn attend(worker: Rc<Worker>, mut requests: UnboundedReceiver<CancelRequest>) {
     while let Some(request) = requests.recv().await {
         if let Some(backend) = worker.running(&request) {
+            let worker = Rc::clone(&worker);
+            backend.cancel_begins();
             tokio::task::spawn_local(async move {
-                let _ = tokio::time::timeout(PATIENCE, send(&backend)).await;
+                let _ = tokio::time::timeout(PATIENCE, send(&worker, &backend)).await;
+                backend.cancel_arrived();
             });
         }
     }
 }
 
-async fn send(backend: &Backend) -> std::io::Result<()> {
+/// Sends it, and waits until PostgreSQL closes the connection: then it has been acted upon.
+async fn send(worker: &Worker, backend: &Backend) -> Result<(), DialError> {
     let mut message = Vec::with_capacity(16);
     let length = u32::try_from(12 + backend.secret.len()).unwrap_or(16);
     message.extend_from_slice(&length.to_be_bytes());
     message.extend_from_slice(&80_877_102u32.to_be_bytes());
     message.extend_from_slice(&backend.pid.to_be_bytes());
     message.extend_from_slice(&backend.secret);
-    match &backend.place {
-        Place::Unix(path) => UnixStream::connect(path).await?.write_all(&message).await,
-        Place::Tcp(address) => TcpStream::connect(address).await?.write_all(&message).await,
-    }
+    let mut connection = Connection::new(connect(&backend.place, worker.server_tls.as_ref()).await?);
+    connection.queue(&message);
+    connection.flush().await?;
+    // Nothing comes but the end.
+    let _ = connection.take(1).await;
+    Ok(())
 }

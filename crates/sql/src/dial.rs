@@ -17,7 +17,7 @@ use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
-use crate::server::{Server, next_message, parameter};
+use crate::server::{Backend, Server, next_message, parameter};
 use crate::session_settings::SessionSettings;
 use crate::stream::{Connection, Stream};
 
@@ -56,6 +56,8 @@ pub(crate) struct Login {
     pub(crate) database: Rc<str>,
     pub(crate) credentials: Option<Credentials>,
     pub(crate) base: SessionSettings,
+    /// Whether it is a standby's.
+    pub(crate) reads_only: bool,
     /// The value of the parameter `replication`, for a walsender.
     pub(crate) replication: Option<Box<str>>,
 }
@@ -90,6 +92,34 @@ pub(crate) async fn dial(
     }
 }
 
+/// Connects, without a login.
+pub(crate) async fn connect(place: &Place, tls: Option<&Arc<ClientConfig>>) -> Result<Stream, DialError> {
+    match place {
+        Place::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path).await?)),
+        Place::Tcp(address) => {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            watch_over(&stream, SERVER_SILENCE)?;
+            encrypted(stream, *address, tls).await
+        }
+    }
+}
+
+/// A PostgreSQL whose kernel is silent for so long is gone, or the way to it: whoever waits for its answer is told so.
+const SERVER_SILENCE: Duration = Duration::from_secs(10);
+
+/// Lets the kernel find out that the other side is gone: what was sent is not acknowledged, or probes are not answered.
+pub(crate) fn watch_over(stream: &TcpStream, silence: Duration) -> io::Result<()> {
+    /// Within `silence`: half of it quiet, then probes.
+    const PROBES: u32 = 5;
+    let probe = (silence / (2 * PROBES)).max(Duration::from_secs(1));
+    let keepalive = socket2::TcpKeepalive::new().with_time(silence / 2);
+    let keepalive = keepalive.with_interval(probe).with_retries(PROBES);
+    let socket = socket2::SockRef::from(stream);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(silence))
+}
+
 async fn attempt(
     route: &Route,
     epoch: u64,
@@ -97,14 +127,7 @@ async fn attempt(
     tls: Option<&Arc<ClientConfig>>,
 ) -> Result<Server, DialError> {
     let place = Place::of(route);
-    let stream = match &place {
-        Place::Unix(path) => Stream::Unix(UnixStream::connect(path).await?),
-        Place::Tcp(address) => {
-            let stream = TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
-            encrypted(stream, *address, tls).await?
-        }
-    };
+    let stream = connect(&place, tls).await?;
     let descriptor = stream.descriptor();
     let mut connection = Connection::new(stream);
     connection.queue(&startup(login));
@@ -126,7 +149,7 @@ async fn attempt(
             _ => {}
         }
     }
-    let backend = Server::backend_of(route.member.clone(), epoch, place, key, descriptor);
+    let backend = Backend::new(route.member.clone(), login.reads_only, epoch, place, key, descriptor);
     let mut server = Server::new(connection, backend, Rc::clone(&login.base));
     server.parameters = parameters;
     Ok(server)

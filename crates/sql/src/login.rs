@@ -63,10 +63,14 @@ struct Greeting {
     replication: Option<Box<str>>,
 }
 
+/// A client whose machine is gone does not close its connection, and must not keep its place.
+const CLIENT_SILENCE: Duration = Duration::from_secs(120);
+
 /// Serves one client until it goes.
 pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, access: Access) {
     let address = stream.peer_addr().ok().map(|address| address.ip());
     let _ = stream.set_nodelay(true);
+    let _ = crate::dial::watch_over(&stream, CLIENT_SILENCE);
     let most = worker.settings.max_client_conn as usize;
     let counted = Counted::new(&worker.shared.clients, most);
     // In a box, and gone when the session begins: it is ten times as large as that.
@@ -202,6 +206,7 @@ async fn begin(
         key,
         activity: Cell::new(Activity::Idle),
         since: Cell::new(Instant::now()),
+        is_committing: Cell::new(false),
         backend: RefCell::new(None),
         ended: RefCell::new(None),
     });

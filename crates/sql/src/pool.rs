@@ -142,6 +142,15 @@ impl Pool {
     /// Takes a connection back that is at rest, or hands it to the one who waits longest.
     #[inline]
     pub(crate) fn release(self: &Rc<Pool>, worker: &Rc<Worker>, server: Box<Server>) {
+        if server.backend.is_being_cancelled() {
+            // It must not hit the next one's statement.
+            let (pool, worker) = (Rc::clone(self), Rc::clone(worker));
+            tokio::task::spawn_local(async move {
+                server.backend.settled().await;
+                pool.release(&worker, server);
+            });
+            return;
+        }
         let now = worker.now();
         let too_old = now.duration_since(server.opened) > worker.settings.server_lifetime
             && !worker.settings.server_lifetime.is_zero();
@@ -196,18 +205,25 @@ impl Pool {
             let Some(route) = worker.routing.choose(self.key.access, &self.live.borrow()) else { break };
             self.dialling.set(self.dialling.get() + 1);
             // Begun without any client's settings: RESET would make those the next client's.
-            let login = self.login(worker, SessionSettings::default(), None);
+            let login = self.login(worker, &route, SessionSettings::default(), None);
             let (pool, worker) = (Rc::clone(self), Rc::clone(worker));
             tokio::task::spawn_local(async move { pool.open(&worker, route, login).await });
         }
     }
 
-    fn login(&self, worker: &Worker, base: SessionSettings, replication: Option<Box<str>>) -> Login {
+    fn login(
+        &self,
+        worker: &Worker,
+        route: &Route,
+        base: SessionSettings,
+        replication: Option<Box<str>>,
+    ) -> Login {
         Login {
             user: Rc::clone(&self.key.user),
             database: Rc::clone(&self.key.database),
             credentials: worker.credentials(&self.key.user),
             base,
+            reads_only: worker.routing.is_standby(&route.member),
             replication,
         }
     }
@@ -253,7 +269,7 @@ impl Pool {
     ) -> Result<Box<Server>, Report> {
         let route = worker.routing.choose(self.key.access, &[]);
         let route = route.ok_or_else(|| refusal::no_primary(0, &worker.routing.reason()))?;
-        let login = self.login(worker, base, Some(replication));
+        let login = self.login(worker, &route, base, Some(replication));
         match dial(&route, worker.routing.epoch(), &login, worker.server_tls.as_ref()).await {
             Ok(server) => Ok(Box::new(server)),
             Err(DialError::Refused(report)) => Err(report),
@@ -316,6 +332,11 @@ impl Pool {
         self.generation.set(self.generation.get() + 1);
         self.dialling.set(0);
         self.pump(worker);
+    }
+
+    /// Ends the connections by which something could be written.
+    pub(crate) fn end_writers(&self, why: &'static str) {
+        self.live.borrow().iter().filter(|backend| !backend.reads_only).for_each(|backend| backend.end(why));
     }
 
     /// Every connection is opened anew, those that somebody holds when they come back.

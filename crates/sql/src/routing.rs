@@ -93,6 +93,11 @@ impl Routing {
         }
     }
 
+    /// For how long what is at the primary has been held, since its lease cannot be believed any more.
+    pub(crate) fn doubted_for(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.valid_until.get())
+    }
+
     /// Whether the connection leads where clients are to be sent.
     #[inline]
     pub(crate) fn is_current(&self, backend: &Backend, access: Access) -> bool {
@@ -133,6 +138,10 @@ impl Routing {
             Access::ReadWrite => primary(),
             Access::ReadOnly => standby().or_else(primary),
         }
+    }
+
+    pub(crate) fn is_standby(&self, member: &str) -> bool {
+        self.routes.borrow().standbys.iter().any(|route| route.member == member)
     }
 
     pub(crate) fn epoch(&self) -> u64 {

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 
 use mainstay_pgwire::backend::{self, report_field};
 use mainstay_pgwire::frame;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::session_settings::SessionSettings;
@@ -18,6 +19,8 @@ use crate::stream::Connection;
 /// Who answers at a connection, for those who do not hold it: what must end it, cancel in it or show it.
 pub(crate) struct Backend {
     pub(crate) member: String,
+    /// A standby's: what was lost with it has changed nothing.
+    pub(crate) reads_only: bool,
     /// The epoch of the route that it was dialled by; it is worth nothing in another one.
     pub(crate) epoch: u64,
     pub(crate) place: crate::dial::Place,
@@ -27,9 +30,58 @@ pub(crate) struct Backend {
     /// Why it was ended, if by us.
     ended: Cell<Option<&'static str>>,
     is_retired: Cell<bool>,
+    cancels: Cell<u32>,
+    cancelled: Notify,
 }
 
 impl Backend {
+    pub(crate) fn new(
+        member: String,
+        reads_only: bool,
+        epoch: u64,
+        place: crate::dial::Place,
+        key: (i32, Box<[u8]>),
+        descriptor: RawFd,
+    ) -> Rc<Backend> {
+        let (pid, secret) = key;
+        Rc::new(Backend {
+            member,
+            reads_only,
+            epoch,
+            place,
+            pid,
+            secret,
+            descriptor,
+            ended: Cell::new(None),
+            is_retired: Cell::new(false),
+            cancels: Cell::new(0),
+            cancelled: Notify::new(),
+        })
+    }
+
+    /// A request to cancel is on its way to it, until [`Backend::cancel_arrived`].
+    pub(crate) fn cancel_begins(&self) {
+        self.cancels.set(self.cancels.get() + 1);
+    }
+
+    pub(crate) fn cancel_arrived(&self) {
+        self.cancels.set(self.cancels.get().saturating_sub(1));
+        self.cancelled.notify_waiters();
+    }
+
+    /// Whether a request to cancel may still hit whatever it runs next.
+    #[inline]
+    pub(crate) fn is_being_cancelled(&self) -> bool {
+        self.cancels.get() > 0
+    }
+
+    /// Until no request to cancel is on its way any more.
+    pub(crate) async fn settled(&self) {
+        while self.is_being_cancelled() {
+            self.cancelled.notified().await;
+        }
+    }
+
     /// Ends the connection: whoever holds it reads its end, and is told why.
     pub(crate) fn end(&self, why: &'static str) {
         if self.ended.replace(Some(why)).is_none() {
@@ -153,26 +205,6 @@ impl Server {
             opened: now,
             released: Cell::new(now),
         }
-    }
-
-    pub(crate) fn backend_of(
-        member: String,
-        epoch: u64,
-        place: crate::dial::Place,
-        key: (i32, Box<[u8]>),
-        descriptor: RawFd,
-    ) -> Rc<Backend> {
-        let (pid, secret) = key;
-        Rc::new(Backend {
-            member,
-            epoch,
-            place,
-            pid,
-            secret,
-            descriptor,
-            ended: Cell::new(None),
-            is_retired: Cell::new(false),
-        })
     }
 
     /// Whether nothing is under way: it can be given to somebody else.

@@ -229,6 +229,7 @@ impl Session {
     /// The transaction has ended: the server is somebody else's, unless something ties it to this session.
     fn unlink(&mut self) {
         self.may_commit = false;
+        self.entry.is_committing.set(false);
         self.entry.set(Activity::Idle, self.worker.now());
         crate::pool::count(&self.pool.counters.transactions, 1);
         if self.pin.is_some() || self.is_dedicated || self.worker.settings.pool_mode == PoolMode::Session {

@@ -5,6 +5,8 @@
 pub(crate) struct Traits {
     /// It may end a transaction by committing it.
     pub(crate) may_commit: bool,
+    /// It is nothing but that.
+    pub(crate) commits: bool,
     /// It ends a transaction by undoing it.
     pub(crate) rolls_back: bool,
     /// It may leave something in the session that its command tag does not tell.
@@ -38,10 +40,12 @@ pub(crate) fn traits(text: &[u8]) -> Traits {
     let several =
         memchr::memchr(b';', text).is_some_and(|at| text[at + 1..].iter().any(|byte| !is_blank(*byte)));
     let is = |known: &str| word.eq_ignore_ascii_case(known.as_bytes());
-    let ends = is("commit") || is("end") || is("prepare");
+    let commits = is("commit") || is("end");
+    let ends = commits || is("prepare");
     let sets = is("set") || is("reset");
     Traits {
         may_commit: ends || several,
+        commits: commits && !several,
         rolls_back: !several && (is("rollback") || is("abort")) && !names_savepoint(text),
         may_leave_state: leaves_state(text),
         deallocates: is("deallocate"),

@@ -69,6 +69,8 @@ pub(crate) struct ClientEntry {
     pub(crate) key: PoolKey,
     pub(crate) activity: Cell<Activity>,
     pub(crate) since: Cell<Instant>,
+    /// Its last word is a `COMMIT` that is not answered yet.
+    pub(crate) is_committing: Cell<bool>,
     pub(crate) backend: RefCell<Option<Rc<Backend>>>,
     /// Why it is ended, if it is.
     pub(crate) ended: RefCell<Option<mainstay_pgwire::backend::Report>>,
@@ -269,7 +271,8 @@ impl Worker {
         // As long for a wrong one as for the right one.
         let difference = entry.secret.iter().zip(&request.secret).fold(0, |found, (a, b)| found | (a ^ b));
         let is_right = difference == 0 && request.secret.len() == entry.secret.len();
-        entry.backend.borrow().clone().filter(|_| is_right)
+        // The wait of a commit for its standbys is not cancelled: it would be a commit that may be lost.
+        entry.backend.borrow().clone().filter(|_| is_right && !entry.is_committing.get())
     }
 
     /// Follows the routes, ends what waits too long, and never returns.
@@ -283,16 +286,29 @@ impl Worker {
             {
                 self.pools().iter().for_each(|pool| pool.route_changed(&self));
             }
-            let now = Instant::now();
+            let now = self.tick();
             if now >= next_sweep {
                 next_sweep = now + SWEEP_INTERVAL;
                 self.pools().iter().for_each(|pool| pool.sweep(&self, now));
                 self.sweep_clients(now);
+                self.end_doubtful(now);
             }
             tokio::select! {
                 changed = told.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep_until(next_sweep) => {}
             }
+        }
+    }
+
+    /// Transactions that were held since the lease could not be believed any more are not held for longer than clients wait.
+    fn end_doubtful(&self, now: Instant) {
+        let patience = self.settings.query_wait_timeout;
+        if !patience.is_zero() && self.routing.doubted_for(now) > patience {
+            self.pools().iter().for_each(|pool| {
+                pool.end_writers(
+                    "the member beside the proxy cannot tell whether the primary still holds its lease",
+                )
+            });
         }
     }
 

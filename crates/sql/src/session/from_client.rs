@@ -180,6 +180,7 @@ impl Session {
     #[inline]
     pub(super) fn note(&mut self, traits: Traits, text: &[u8]) {
         self.may_commit |= traits.may_commit;
+        self.entry.is_committing.set(traits.commits);
         self.inspects |= traits.may_leave_state;
         if traits.may_set_placeholder || traits.may_leave_state {
             for name in sql_text::placeholders(text) {

@@ -35,7 +35,7 @@ impl Session {
             || if why.is_empty() { "it closed the connection".to_owned() } else { why.to_owned() },
             str::to_owned,
         );
-        let is_asked = server.is_asked();
+        let (is_asked, reads_only) = (server.is_asked(), server.backend.reads_only);
         let (is_open, due, is_unsynced) =
             (server.status != backend::IDLE, server.expected.len(), server.is_unsynced);
         self.pool.drop_server(&self.worker, server);
@@ -44,6 +44,7 @@ impl Session {
             self.statements.remove(&name);
         }
         let (may_commit, _) = (std::mem::take(&mut self.may_commit), std::mem::take(&mut self.inspects));
+        self.entry.is_committing.set(false);
         if self.is_told {
             return Err(None);
         }
@@ -63,7 +64,7 @@ impl Session {
         }
         // A commit that was answered is of an earlier transaction.
         let is_gone = is_open && !(may_commit && is_asked);
-        let report = if is_gone { refusal::rolled_back(&why) } else { refusal::unknown(&why) };
+        let report = if is_gone || reads_only { refusal::rolled_back(&why) } else { refusal::unknown(&why) };
         self.entry.set(Activity::Idle, self.worker.now());
         let status = if is_gone { backend::FAILED } else { backend::IDLE };
         if is_gone {

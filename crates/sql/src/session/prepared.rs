@@ -136,6 +136,7 @@ impl Session {
             let traits = self.unnamed.traits;
             (self.may_commit, self.inspects) =
                 (self.may_commit | traits.may_commit, self.inspects | traits.may_leave_state);
+            self.entry.is_committing.set(traits.commits);
             output.extend_from_slice(message);
             return Ok(());
         }
@@ -145,6 +146,7 @@ impl Session {
         };
         self.have(&statement, output);
         self.may_commit |= statement.traits.may_commit;
+        self.entry.is_committing.set(statement.traits.commits);
         self.inspects |= statement.traits.may_leave_state;
         let own = statement.name();
         output.push(b'B');

@@ -52,3 +52,18 @@ fn a_statement_is_cancelled_by_its_client_only() {
         assert_eq!(client.one("SELECT 1"), "1");
     }
 }
+
+/// A request that is still on its way when its statement ends must not hit the next one on the same server.
+#[test]
+fn a_late_cancel_hits_nobody_else() {
+    let proxy = Proxy::with(Postgres::shared(), settings());
+    let (mut one, mut two) = (proxy.client(), proxy.client());
+    let key = one.key.clone();
+    for _ in 0..200 {
+        one.simple("SELECT 1").send();
+        two.simple("SELECT pg_sleep(0.002)").send();
+        cancel(&proxy, key.clone());
+        one.until_ready();
+        assert_eq!(code(outcome(&two.until_ready())), "-");
+    }
+}

@@ -6,7 +6,7 @@ use mainstay_sql::Settings;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::postgres::{Postgres, wait_for};
+use crate::postgres::{LONG, Postgres, wait_for};
 use crate::proxy::{Proxy, settings};
 use crate::wire::{Wire, code, kinds, outcome, tags};
 
@@ -222,6 +222,8 @@ fn waiting_commit(is_extended: bool) -> (Proxy, Wire, String) {
     admin.ok("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
     admin.ok("SELECT pg_reload_conf()");
     wait_for("the reload", || client.one("SHOW synchronous_standby_names") == "nobody");
+    // It is the checkpointer that tells the others whether commits wait at all.
+    admin.ok("CHECKPOINT");
     client.ok("BEGIN");
     client.ok("INSERT INTO waited VALUES (1)");
     let pid = client.one("SELECT pg_backend_pid()");
@@ -257,8 +259,13 @@ fn a_commit_in_flight_is_unknown() {
 /// PostgreSQL answers `COMMIT` then, though no standby has it: whoever believed that could lose it.
 #[test]
 fn a_commit_whose_wait_is_cancelled_is_unknown() {
-    let (proxy, mut client, _) = waiting_commit(false);
+    let (proxy, mut client, pid) = waiting_commit(false);
+    // The client itself cannot.
     crate::cancelling::cancel(&proxy, client.key.clone());
+    client.socket.as_ref().unwrap().set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    assert!(client.next().is_err(), "the wait was cancelled");
+    client.socket.as_ref().unwrap().set_read_timeout(Some(LONG)).unwrap();
+    proxy.postgres.admin().ok(&format!("SELECT pg_cancel_backend({pid})"));
     is_unknown(&mut client);
     assert_eq!(client.one("SELECT 1"), "1");
 }
@@ -326,4 +333,24 @@ fn what_an_older_epoch_says_is_not_believed() {
         client.ok("SELECT 1");
         assert_eq!(console.ok("SHOW ROUTES")[0][1].as_deref(), Some("a"));
     }
+}
+
+/// On a standby nothing can have been committed.
+#[test]
+fn a_read_that_is_lost_may_be_run_again() {
+    let primary = std::sync::Arc::new(Postgres::new());
+    let standby = primary.standby();
+    let proxy = Proxy::with(std::sync::Arc::clone(&primary), settings());
+    proxy.member.tell(|routes| routes.standbys = vec![standby.route("b")]);
+    let mut reader = Wire::tcp(proxy.readonly_port).unwrap();
+    reader.log_in(&[("user", "app"), ("database", "app")], "secret").unwrap();
+    wait_for("the standby", || reader.one("SELECT pg_is_in_recovery()") == "t");
+    let pid = reader.one("SELECT pg_backend_pid()");
+    reader.simple("SELECT pg_sleep(30)").send();
+    let mut admin = standby.admin();
+    let sleeps = format!("SELECT wait_event FROM pg_stat_activity WHERE pid = {pid}");
+    wait_for("the read to run", || admin.ok(&sleeps)[0][0].as_deref() == Some("PgSleep"));
+    admin.ok(&format!("SELECT pg_terminate_backend({pid})"));
+    assert_eq!((code(outcome(&reader.until_ready())), reader.status), ("40001".to_owned(), b'I'));
+    assert_eq!(reader.one("SELECT 1"), "1");
 }

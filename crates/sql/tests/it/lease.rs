@@ -84,3 +84,21 @@ fn who_waits_for_the_lease_too_long_is_told() {
     proxy.member.set_silent(false);
     wait_for("the lease", || client.query("SELECT 1").is_ok());
 }
+
+#[test]
+fn a_transaction_that_is_held_too_long_is_ended() {
+    let patience = Duration::from_millis(500);
+    let proxy = Proxy::with(Postgres::shared(), Settings { query_wait_timeout: patience, ..settings() });
+    proxy.member.tell(|routes| routes.lease_ms = LEASE_MS);
+    let mut open = proxy.client();
+    let mut console = proxy.boss("mainstay");
+    open.ok("BEGIN");
+    run_out(&proxy, &mut console);
+    open.simple("SELECT 'past-deadline-held'").send();
+    let messages = open.until_ready();
+    assert_eq!((code(outcome(&messages)), open.status), ("40001".to_owned(), b'E'));
+    assert!(!was_sent(&proxy.postgres, "past-deadline-held"));
+    proxy.member.set_silent(false);
+    open.ok("ROLLBACK");
+    wait_for("the lease", || open.query("SELECT 1").is_ok());
+}
