@@ -26,7 +26,10 @@ pub(crate) fn route(worker: &Worker, request: CancelRequest) {
 /// Sends on what comes for this worker's clients, and never returns.
 pub(crate) async fn attend(worker: Rc<Worker>, mut requests: UnboundedReceiver<CancelRequest>) {
     while let Some(request) = requests.recv().await {
-        if let Some(backend) = worker.running(&request) {
+        let Some(entry) = worker.to_cancel(&request) else { continue };
+        entry.is_cancelled.set(true);
+        let backend = entry.backend.borrow().clone();
+        if let Some(backend) = backend {
             tokio::task::spawn_local(async move {
                 let _ = tokio::time::timeout(PATIENCE, send(&backend)).await;
             });

@@ -11,10 +11,14 @@
 #![forbid(unsafe_code)]
 
 mod cancel;
+mod closing;
 mod console;
+mod counters;
+mod crew;
 mod dial;
 mod encryption;
 mod feed;
+mod halts;
 mod login;
 mod pool;
 mod random;
@@ -23,6 +27,7 @@ mod routing;
 mod server;
 mod session;
 mod session_settings;
+mod snapshot;
 mod sql_text;
 mod statements;
 mod stream;
@@ -43,9 +48,10 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
-use tokio::time::Instant;
 use tracing::{info, warn};
 
+use closing::Closing;
+use crew::Crew;
 use encryption::Certificate;
 use pool::Access;
 use worker::{Shared, Worker};
@@ -61,8 +67,6 @@ pub enum RunError {
     Certificate { path: String, source: io::Error },
 }
 
-/// Clients whose transactions do not end are not waited for longer than this.
-const DRAIN: Duration = Duration::from_secs(5);
 const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Runs the proxy until it is told to end (SIGTERM). It makes its own threads and runtimes.
@@ -102,8 +106,10 @@ pub fn run_until(
     let certificate = certificate(paths)?;
     let (say_routes, told) = watch::channel(None);
     let (say_roles, roles) = watch::channel(None);
-    let (say_closing, closing) = watch::channel(false);
+    let (say_closing, closing) = watch::channel(Closing::No);
     let (cancels, requests): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
+    let (crew, queues) = Crew::new(workers);
+    let (say_end, wanted_end) = mpsc::unbounded_channel();
     let shared = Shared {
         settings: Arc::new(settings.clone()),
         told,
@@ -118,13 +124,16 @@ pub fn run_until(
         server_tls: authority(paths)?,
         secret: random::bytes(),
         cancels: Arc::new(cancels),
+        crew,
+        end: say_end,
     };
     let ask_roles = Arc::clone(&shared.ask_roles);
     let mut threads = Vec::new();
-    for (index, (listeners, requests)) in listeners.into_iter().zip(requests).enumerate() {
+    let queues = requests.into_iter().zip(queues);
+    for (index, (listeners, queues)) in listeners.into_iter().zip(queues).enumerate() {
         let (shared, closing) = (shared.clone(), closing.clone());
         let thread = std::thread::Builder::new().name(format!("sql-{index}"));
-        let run = move || work(index, shared, listeners, requests, closing);
+        let run = move || work(index, shared, listeners, queues, closing);
         threads.push(thread.spawn(run).map_err(RunError::Begin)?);
     }
     drop(closing);
@@ -140,12 +149,7 @@ pub fn run_until(
                 renew(certificate)
             )
         };
-        let close = async {
-            let outcome = end.await;
-            let _ = say_closing.send(true);
-            say_closing.closed().await;
-            outcome
-        };
+        let close = closing::until_closed(end, wanted_end, say_closing);
         tokio::select! {
             _ = feeds => Ok(()),
             outcome = close => outcome,
@@ -224,8 +228,8 @@ fn work(
     index: usize,
     shared: Shared,
     listeners: Listeners,
-    requests: mpsc::UnboundedReceiver<worker::CancelRequest>,
-    mut closing: watch::Receiver<bool>,
+    (requests, jobs): (mpsc::UnboundedReceiver<worker::CancelRequest>, mpsc::UnboundedReceiver<crew::Job>),
+    mut closing: watch::Receiver<Closing>,
 ) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime {
@@ -237,6 +241,7 @@ fn work(
         let worker = Rc::new(Worker::new(index, shared));
         tokio::task::spawn_local(Rc::clone(&worker).attend());
         tokio::task::spawn_local(cancel::attend(Rc::clone(&worker), requests));
+        tokio::task::spawn_local(crew::attend(Rc::clone(&worker), jobs));
         let mut accepting = Vec::new();
         for (listener, access) in listeners.listening {
             match TcpListener::from_std(listener) {
@@ -246,13 +251,9 @@ fn work(
                 Err(error) => warn!(%error, "a port is not listened on"),
             }
         }
-        let _ = closing.wait_for(|closing| *closing).await;
+        let _ = closing.wait_for(|closing| *closing > Closing::No).await;
         accepting.iter().for_each(tokio::task::JoinHandle::abort);
-        worker.close();
-        let until = Instant::now() + DRAIN;
-        while worker.client_count() > 0 && Instant::now() < until {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        closing::let_go(&worker, &mut closing).await;
     });
 }
 

@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,12 +64,11 @@ struct Greeting {
 
 /// Serves one client until it goes.
 pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, access: Access) {
-    let address = stream.peer_addr().ok().map(|address| address.ip());
     let _ = stream.set_nodelay(true);
     let most = worker.settings.max_client_conn as usize;
     let counted = Counted::new(&worker.shared.clients, most);
     // In a box, and gone when the session begins: it is ten times as large as that.
-    let login = Box::pin(log_in(&worker, stream, address, access, counted.is_some()));
+    let login = Box::pin(log_in(&worker, stream, access, counted.is_some()));
     let session = match tokio::time::timeout(PATIENCE, login).await {
         Ok(Some(session)) => session,
         Ok(None) | Err(_) => return,
@@ -87,15 +85,9 @@ struct Begun {
     is_console: bool,
 }
 
-async fn log_in(
-    worker: &Rc<Worker>,
-    stream: TcpStream,
-    address: Option<IpAddr>,
-    access: Access,
-    has_room: bool,
-) -> Option<Session> {
+async fn log_in(worker: &Rc<Worker>, stream: TcpStream, access: Access, has_room: bool) -> Option<Session> {
     let (mut connection, packet) = first_packet(worker, stream).await.ok()?;
-    match begin(worker, &mut connection, &packet, address, access, has_room).await {
+    match begin(worker, &mut connection, &packet, access, has_room).await {
         Ok(begun) => {
             let Begun { entry, base, dedicated, is_console } = begun;
             Some(Session::new(Rc::clone(worker), connection, entry, base, dedicated, is_console))
@@ -155,7 +147,6 @@ async fn begin(
     worker: &Rc<Worker>,
     connection: &mut Connection,
     packet: &[u8],
-    address: Option<IpAddr>,
     access: Access,
     has_room: bool,
 ) -> Result<Begun, LoginError> {
@@ -176,13 +167,15 @@ async fn begin(
     }
     let greeting = Greeting::read(u32::from(parameters.0), &parameters.1, access)?;
     authenticate(worker, connection, &greeting).await?;
-    let is_console =
-        matches!(&*greeting.database, crate::console::DATABASE | crate::console::DATABASE_OF_PGBOUNCER);
+    let is_console = crate::console::is_console(&greeting.database);
     if is_console {
         crate::console::admit(worker, &greeting.user)?;
     }
     let base = worker.shared_settings(greeting.settings);
     let key = PoolKey { database: greeting.database, user: greeting.user, access: greeting.access };
+    if worker.halts.is_disabled(&key) {
+        return Err(refusal::disabled(&key.database).into());
+    }
     let mut dedicated = None;
     let reported = if is_console {
         Rc::new(crate::console::parameters())
@@ -194,14 +187,20 @@ async fn begin(
     } else {
         crate::session::greeting(worker, connection, &key, &base).await?
     };
+    let now = Instant::now();
     let entry = Rc::new(ClientEntry {
         pid: worker.new_pid(),
         secret: crate::random::bytes(),
-        address,
         descriptor: connection.stream.descriptor(),
+        is_encrypted: connection.stream.is_encrypted(),
+        pool: worker.pool(&key),
         key,
+        base: Rc::clone(&base),
+        connected: now,
         activity: Cell::new(Activity::Idle),
-        since: Cell::new(Instant::now()),
+        since: Cell::new(now),
+        transaction_began: Cell::new(now),
+        is_cancelled: Cell::new(false),
         backend: RefCell::new(None),
         ended: RefCell::new(None),
     });

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use crate::counters::Counters;
 use crate::dial::{DialError, Login, dial};
 use crate::refusal;
 use crate::server::{Backend, Server};
@@ -52,22 +53,6 @@ pub(crate) struct Pool {
     /// Counts changes of tables under prepared statements.
     pub(crate) plans: Cell<u64>,
     pub(crate) counters: Counters,
-}
-
-/// What `SHOW STATS` tells.
-#[derive(Default)]
-pub(crate) struct Counters {
-    pub(crate) transactions: Cell<u64>,
-    pub(crate) queries: Cell<u64>,
-    pub(crate) received_bytes: Cell<u64>,
-    pub(crate) sent_bytes: Cell<u64>,
-    pub(crate) waited_us: Cell<u64>,
-    pub(crate) lost: Cell<u64>,
-}
-
-/// Adds to a counter.
-pub(crate) fn count(counter: &Cell<u64>, more: u64) {
-    counter.set(counter.get().wrapping_add(more));
 }
 
 struct Waiter {
@@ -169,7 +154,7 @@ impl Pool {
     /// Gives what is idle to those who wait, and opens what they need beyond that.
     pub(crate) fn pump(self: &Rc<Pool>, worker: &Rc<Worker>) {
         self.waiting.borrow_mut().retain(|waiter| !waiter.give.is_closed());
-        if !worker.routing.is_usable(self.key.access) {
+        if !worker.routing.is_usable(self.key.access) || worker.halts.is_paused(&self.key) {
             return;
         }
         let mut context = Context::from_waker(std::task::Waker::noop());
@@ -182,7 +167,7 @@ impl Pool {
             }
             let Some(waiter) = self.waiting.borrow_mut().pop_front() else { break };
             let waited = waiter.since.elapsed();
-            count(&self.counters.waited_us, u64::try_from(waited.as_micros()).unwrap_or(0));
+            self.counters.waited(waited);
             if let Err(Ok(server)) = waiter.give.send(Ok(server)) {
                 self.idle.borrow_mut().push(server);
             }
@@ -224,6 +209,9 @@ impl Pool {
             Ok(server) => {
                 self.retry_at.set(None);
                 self.live.borrow_mut().push(Rc::clone(&server.backend));
+                if worker.halts.is_paused(&self.key) {
+                    server.backend.retire();
+                }
                 self.release(worker, Box::new(server));
             }
             Err(DialError::Refused(report)) => {
@@ -272,7 +260,9 @@ impl Pool {
             {
                 let waited_ms = now.duration_since(waiter.since).as_millis();
                 let is_full = worker.routing.is_usable(self.key.access) && self.live.borrow().len() >= size;
-                let report = if is_full {
+                let report = if worker.halts.is_paused(&self.key) {
+                    refusal::paused(waited_ms, &self.key.database)
+                } else if is_full {
                     refusal::pool_is_full(waited_ms, size)
                 } else {
                     let reason = worker.routing.reason();
@@ -326,11 +316,18 @@ impl Pool {
         self.pump(worker);
     }
 
-    /// How many are idle, held, dialled and waited for.
-    pub(crate) fn counts(&self) -> (usize, usize, usize, usize) {
-        let idle = self.idle.borrow().len();
-        let held = self.live.borrow().len().saturating_sub(idle);
-        (idle, held, self.dialling.get(), self.waiting.borrow().len())
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.borrow().len()
+    }
+
+    pub(crate) fn dialling(&self) -> usize {
+        self.dialling.get()
+    }
+
+    /// The servers that nobody holds, and since when.
+    pub(crate) fn idle_since(&self) -> Vec<(Rc<Backend>, Instant)> {
+        let idle = self.idle.borrow();
+        idle.iter().map(|server| (Rc::clone(&server.backend), server.released.get())).collect()
     }
 
     /// Since when the first in line waits.

@@ -28,6 +28,20 @@ pub(crate) fn no_primary(waited_ms: u128, why: &str) -> Report {
         .hint("Try again; `mainstay status` on a member shows what is the matter.")
 }
 
+/// An administrator has halted the database.
+pub(crate) fn paused(waited_ms: u128, database: &str) -> Report {
+    Report::error("57P03", format!("database \"{database}\" is paused; nothing was executed"))
+        .detail(format!("Waited {waited_ms} ms. An administrator has paused it on the SQL proxy's console."))
+        .hint("Try again when it goes on: RESUME in database mainstay.")
+}
+
+/// In the words of PostgreSQL, for the same.
+pub(crate) fn disabled(database: &str) -> Report {
+    Report::fatal("55000", format!("database \"{database}\" is not currently accepting connections"))
+        .detail("An administrator has disabled it on the SQL proxy's console.")
+        .hint("ENABLE in database mainstay lets clients in again.")
+}
+
 /// All server connections are busy.
 pub(crate) fn pool_is_full(waited_ms: u128, size: usize) -> Report {
     Report::error("53300", "all server connections of the pool are in use; nothing was executed")

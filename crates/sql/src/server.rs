@@ -23,7 +23,8 @@ pub(crate) struct Backend {
     pub(crate) place: crate::dial::Place,
     pub(crate) pid: i32,
     pub(crate) secret: Box<[u8]>,
-    descriptor: RawFd,
+    pub(crate) descriptor: RawFd,
+    pub(crate) opened: Instant,
     /// Why it was ended, if by us.
     ended: Cell<Option<&'static str>>,
     is_retired: Cell<bool>,
@@ -170,6 +171,7 @@ impl Server {
             pid,
             secret,
             descriptor,
+            opened: Instant::now(),
             ended: Cell::new(None),
             is_retired: Cell::new(false),
         })

@@ -99,7 +99,7 @@ impl Session {
         is_console: bool,
     ) -> Session {
         worker.enter(&entry);
-        let pool = worker.pool(&entry.key);
+        let pool = Rc::clone(&entry.pool);
         let placeholders = base.keys().filter(|name| name.contains('.')).cloned().collect();
         Session {
             client,
@@ -133,7 +133,7 @@ impl Session {
         // What came together with the answer to the last question of the login.
         self.has_backlog = !self.client.rest.is_empty();
         let told = if self.is_console {
-            Box::pin(crate::console::serve(&self.worker, &mut self.client)).await
+            Box::pin(crate::console::serve(&self.worker, &self.entry, &mut self.client)).await
         } else {
             self.serve().await
         };
@@ -211,6 +211,7 @@ impl Session {
         server.current = Rc::clone(&self.wanted);
         *self.entry.backend.borrow_mut() = Some(Rc::clone(&server.backend));
         self.entry.set(Activity::Runs);
+        crate::counters::count(&self.pool.counters.assigned, 1);
         self.server = Some(server);
     }
 
@@ -218,7 +219,7 @@ impl Session {
     fn unlink(&mut self) {
         self.may_commit = false;
         self.entry.set(Activity::Idle);
-        crate::pool::count(&self.pool.counters.transactions, 1);
+        crate::counters::count(&self.pool.counters.transactions, 1);
         if self.pin.is_some() || self.is_dedicated || self.worker.settings.pool_mode == PoolMode::Session {
             return;
         }

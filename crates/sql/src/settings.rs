@@ -60,7 +60,43 @@ impl Default for Settings {
     }
 }
 
+/// What only a new process takes.
+pub(crate) const TAKES_RESTART: [&str; 3] = ["listen", "listen_readonly", "workers"];
+
+impl PoolMode {
+    pub fn name(self) -> &'static str {
+        match self {
+            PoolMode::Session => "session",
+            PoolMode::Transaction => "transaction",
+            PoolMode::Statement => "statement",
+        }
+    }
+}
+
 impl Settings {
+    /// All of it by name, times in seconds, as PgBouncer shows its own.
+    pub(crate) fn list(&self) -> Vec<(&'static str, String)> {
+        let seconds = |duration: Duration| {
+            let whole = duration.as_secs();
+            if duration.subsec_millis() == 0 { whole.to_string() } else { duration.as_secs_f64().to_string() }
+        };
+        let readonly = self.listen_readonly.map_or_else(String::new, |address| address.to_string());
+        vec![
+            ("listen", self.listen.to_string()),
+            ("listen_readonly", readonly),
+            ("pool_mode", self.pool_mode.name().to_owned()),
+            ("default_pool_size", self.default_pool_size.to_string()),
+            ("max_client_conn", self.max_client_conn.to_string()),
+            ("query_wait_timeout", seconds(self.query_wait_timeout)),
+            ("server_idle_timeout", seconds(self.server_idle_timeout)),
+            ("server_lifetime", seconds(self.server_lifetime)),
+            ("client_idle_timeout", seconds(self.client_idle_timeout)),
+            ("idle_transaction_timeout", seconds(self.idle_transaction_timeout)),
+            ("query_timeout", seconds(self.query_timeout)),
+            ("workers", self.worker_threads().to_string()),
+        ]
+    }
+
     /// How many threads serve clients: by itself half of the processors, since PostgreSQL needs the rest, and at least one.
     pub fn worker_threads(&self) -> usize {
         let processors = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);

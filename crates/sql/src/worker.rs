@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,7 +15,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
+use crate::closing::Closing;
+use crate::crew::Crew;
 use crate::dial::Credentials;
+use crate::halts::Halts;
 use crate::pool::{Access, Pool, PoolKey};
 use crate::routing::{Routing, Told};
 use crate::server::Backend;
@@ -41,6 +43,9 @@ pub(crate) struct Shared {
     /// Makes stand-ins of verifiers for users that do not exist.
     pub(crate) secret: [u8; 32],
     pub(crate) cancels: Arc<Vec<tokio::sync::mpsc::UnboundedSender<CancelRequest>>>,
+    pub(crate) crew: Crew,
+    /// Where an administrator says that the proxy is to end.
+    pub(crate) end: tokio::sync::mpsc::UnboundedSender<Closing>,
 }
 
 /// What a client sends to have its statement cancelled.
@@ -64,11 +69,19 @@ pub(crate) struct ClientEntry {
     /// What it was told as its process id.
     pub(crate) pid: i32,
     pub(crate) secret: [u8; 4],
-    pub(crate) address: Option<IpAddr>,
     pub(crate) descriptor: RawFd,
+    pub(crate) is_encrypted: bool,
     pub(crate) key: PoolKey,
+    pub(crate) pool: Rc<Pool>,
+    /// What it has asked for at its login.
+    pub(crate) base: SessionSettings,
+    pub(crate) connected: Instant,
     pub(crate) activity: Cell<Activity>,
     pub(crate) since: Cell<Instant>,
+    /// When its transaction has begun.
+    pub(crate) transaction_began: Cell<Instant>,
+    /// Somebody has asked to cancel what it does on the console.
+    pub(crate) is_cancelled: Cell<bool>,
     pub(crate) backend: RefCell<Option<Rc<Backend>>>,
     /// Why it is ended, if it is.
     pub(crate) ended: RefCell<Option<mainstay_pgwire::backend::Report>>,
@@ -86,8 +99,12 @@ impl ClientEntry {
 
     #[inline]
     pub(crate) fn set(&self, activity: Activity) {
-        if self.activity.replace(activity) != activity {
-            self.since.set(Instant::now());
+        let before = self.activity.replace(activity);
+        if before != activity {
+            let now = Instant::now();
+            let since = self.since.replace(now);
+            let counters = &self.pool.counters;
+            counters.changed((before, since), (activity, now), &self.transaction_began);
         }
     }
 }
@@ -110,6 +127,7 @@ pub(crate) struct Worker {
     pub(crate) input: RefCell<Vec<u8>>,
     pub(crate) output: RefCell<Vec<u8>>,
     pub(crate) statements: Statements,
+    pub(crate) halts: Halts,
     pools: RefCell<HashMap<PoolKey, Rc<Pool>>>,
     credentials: RefCell<HashMap<Rc<str>, Credentials>>,
     greetings: RefCell<HashMap<GreetingKey, Reported>>,
@@ -131,6 +149,7 @@ impl Worker {
             input: RefCell::new(vec![0; INPUT_BYTES]),
             output: RefCell::default(),
             statements: Statements::default(),
+            halts: Halts::default(),
             pools: RefCell::default(),
             credentials: RefCell::default(),
             greetings: RefCell::default(),
@@ -144,7 +163,7 @@ impl Worker {
 
     /// How many server connections a pool of this worker has: its share of the process's.
     pub(crate) fn pool_size(&self) -> usize {
-        (self.settings.default_pool_size as usize).div_ceil(self.shared.cancels.len().max(1)).max(1)
+        (self.settings.default_pool_size as usize).div_ceil(self.shared.crew.size()).max(1)
     }
 
     /// PgBouncer's `max_prepared_statements` has the same default.
@@ -246,14 +265,14 @@ impl Worker {
         self.clients.borrow().values().cloned().collect()
     }
 
-    /// The server connection on which the client's statement runs, if the secret is right.
-    pub(crate) fn running(&self, request: &CancelRequest) -> Option<Rc<Backend>> {
+    /// The client that a request is for, if the secret is right.
+    pub(crate) fn to_cancel(&self, request: &CancelRequest) -> Option<Rc<ClientEntry>> {
         let clients = self.clients.borrow();
         let entry = clients.get(&request.pid)?;
         // As long for a wrong one as for the right one.
         let difference = entry.secret.iter().zip(&request.secret).fold(0, |found, (a, b)| found | (a ^ b));
         let is_right = difference == 0 && request.secret.len() == entry.secret.len();
-        entry.backend.borrow().clone().filter(|_| is_right)
+        is_right.then(|| Rc::clone(entry))
     }
 
     /// Follows the routes, ends what waits too long, and never returns.
@@ -270,7 +289,10 @@ impl Worker {
             let now = Instant::now();
             if now >= next_sweep {
                 next_sweep = now + SWEEP_INTERVAL;
-                self.pools().iter().for_each(|pool| pool.sweep(&self, now));
+                for pool in self.pools() {
+                    pool.sweep(&self, now);
+                    pool.counters.sweep(now);
+                }
                 self.sweep_clients(now);
             }
             tokio::select! {
@@ -310,8 +332,11 @@ impl Worker {
         }
     }
 
-    pub(crate) fn client_count(&self) -> usize {
-        self.clients.borrow().len()
+    /// With those who look at the console, or without.
+    pub(crate) fn client_count(&self, with_console: bool) -> usize {
+        let is_counted =
+            |entry: &&Rc<ClientEntry>| with_console || !crate::console::is_console(&entry.key.database);
+        self.clients.borrow().values().filter(is_counted).count()
     }
 }
 

@@ -5,6 +5,7 @@ mod closing;
 mod console;
 mod copying;
 mod failover;
+mod halting;
 mod lease;
 mod login;
 mod member;
