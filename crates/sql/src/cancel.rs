@@ -1,7 +1,6 @@
 //! Requests to cancel: found by the number that the client was given, sent on to the PostgreSQL that runs its statement.
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
@@ -9,10 +8,8 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::dial::Place;
 use crate::server::Backend;
+use crate::settings::within;
 use crate::worker::{CancelRequest, Worker};
-
-/// A request that cannot be sent in this time has missed its statement.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Hands a request to the worker that has the client.
 pub(crate) fn route(worker: &Worker, request: CancelRequest) {
@@ -30,9 +27,9 @@ pub(crate) async fn attend(worker: Rc<Worker>, mut requests: UnboundedReceiver<C
         entry.is_cancelled.set(true);
         let backend = entry.backend.borrow().clone();
         if let Some(backend) = backend {
-            tokio::task::spawn_local(async move {
-                let _ = tokio::time::timeout(PATIENCE, send(&backend)).await;
-            });
+            // Later than this it has missed its statement.
+            let patience = worker.settings().cancel_wait_timeout;
+            tokio::task::spawn_local(async move { within(patience, send(&backend)).await });
         }
     }
 }

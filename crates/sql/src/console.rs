@@ -1,6 +1,6 @@
 //! The database `mainstay`, which is none: what PgBouncer's users know from theirs, of all threads.
 
-mod command;
+pub(crate) mod command;
 mod show;
 
 use std::collections::BTreeMap;
@@ -12,6 +12,7 @@ use crate::refusal;
 use crate::server::next_message;
 use crate::stream::Connection;
 use crate::worker::{ClientEntry, Worker};
+use command::{Command, Interruption};
 
 const DATABASE: &str = "mainstay";
 const DATABASE_OF_PGBOUNCER: &str = "pgbouncer";
@@ -177,12 +178,23 @@ async fn execute(
     {
         return Some(show::show(worker, &what.to_ascii_uppercase()).await);
     }
-    let command = match command::Command::parse(&verb, operands) {
-        Some(command) => command,
-        None => {
-            let message = format!("the console does not know {text:?}");
-            return Some(Err(Report::error("42601", message).hint(HELP)));
+    let Some(command) = Command::parse(&verb, operands) else {
+        let message = format!("the console does not know {text:?}");
+        return Some(Err(Report::error("42601", message).hint(HELP)));
+    };
+    let interrupted = async {
+        tokio::select! {
+            () = client.gone() => Interruption::Gone,
+            () = cancelled(entry) => Interruption::Cancelled,
         }
     };
-    command.execute(worker, entry, client).await
+    let outcome = command.execute(&worker.shared, interrupted).await?;
+    Some(outcome.map(Table::done))
+}
+
+/// Until somebody asks to cancel what the client does.
+async fn cancelled(entry: &ClientEntry) {
+    while !entry.is_cancelled.get() {
+        tokio::time::sleep(command::LOOK).await;
+    }
 }

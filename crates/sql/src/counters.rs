@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::histogram::{Histogram, Times};
 use crate::worker::Activity;
 
 /// Averages are over this long, as PgBouncer's `stats_period` has it.
@@ -16,6 +17,9 @@ macro_rules! counters {
         #[derive(Default)]
         pub(crate) struct Counters {
             $($(#[$doc])* pub(crate) $name: Cell<u64>,)*
+            transaction_times: Histogram,
+            query_times: Histogram,
+            wait_times: Histogram,
             period: RefCell<Option<Period>>,
         }
 
@@ -75,6 +79,33 @@ pub(crate) struct During {
     pub(crate) length: Duration,
 }
 
+/// How long things took.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Latencies {
+    pub(crate) transaction: Times,
+    pub(crate) query: Times,
+    pub(crate) wait: Times,
+    /// What was counted while these were.
+    pub(crate) lately: During,
+}
+
+impl Latencies {
+    pub(crate) fn add(&mut self, other: &Latencies) {
+        self.transaction.add(&other.transaction);
+        self.query.add(&other.query);
+        self.wait.add(&other.wait);
+        self.lately.add(other.lately);
+    }
+}
+
+impl During {
+    /// What another thread has counted in about the same time.
+    pub(crate) fn add(&mut self, other: During) {
+        self.counted = self.counted.plus(other.counted);
+        self.length = self.length.max(other.length);
+    }
+}
+
 struct Period {
     began: Instant,
     at_begin: Totals,
@@ -92,19 +123,47 @@ impl Counters {
     ) {
         match (before, after) {
             (Activity::Idle | Activity::Waits, Activity::Runs) => began.set(now),
-            (Activity::Runs, Activity::InTransaction) => {
-                count(&self.queries_us, micros(now.duration_since(since)));
-            }
+            (Activity::Runs, Activity::InTransaction) => self.answered(now.duration_since(since)),
             (Activity::Runs, Activity::Idle) => {
-                count(&self.queries_us, micros(now.duration_since(since)));
-                count(&self.transactions_us, micros(now.duration_since(began.get())));
+                self.answered(now.duration_since(since));
+                let took = now.duration_since(began.get());
+                count(&self.transactions_us, micros(took));
+                self.transaction_times.add(took);
             }
             _ => {}
         }
     }
 
+    fn answered(&self, took: Duration) {
+        count(&self.queries_us, micros(took));
+        self.query_times.add(took);
+    }
+
     pub(crate) fn waited(&self, waited: Duration) {
         count(&self.waited_us, micros(waited));
+        self.wait_times.add(waited);
+    }
+
+    pub(crate) fn latencies(&self) -> Latencies {
+        let lately = self.lately(Instant::now());
+        Latencies {
+            transaction: self.transaction_times.times(),
+            query: self.query_times.times(),
+            wait: self.wait_times.times(),
+            lately,
+        }
+    }
+
+    /// The last period and what there is of this one: what the histograms tell of.
+    fn lately(&self, now: Instant) -> During {
+        match self.period.borrow().as_ref() {
+            None => During::default(),
+            Some(period) => {
+                let last = period.last.unwrap_or_default();
+                let counted = last.counted.plus(self.totals().minus(period.at_begin));
+                During { counted, length: last.length + now.duration_since(period.began) }
+            }
+        }
     }
 
     /// Ends the period when it is over.
@@ -119,6 +178,9 @@ impl Counters {
         if length >= PERIOD {
             let last = Some(During { counted: counted.minus(running.at_begin), length });
             *running = Period { began: now, at_begin: counted, last };
+            [&self.transaction_times, &self.query_times, &self.wait_times]
+                .iter()
+                .for_each(|times| times.turn());
         }
     }
 

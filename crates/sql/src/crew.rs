@@ -44,6 +44,19 @@ impl Crew {
         }
         answers
     }
+
+    /// Tells all workers, and waits for none.
+    pub(crate) fn tell(&self, what: impl Fn(&Rc<Worker>) + Clone + Send + 'static) {
+        for worker in self.0.iter() {
+            let _ = worker.send(Box::new(what.clone()));
+        }
+    }
+
+    pub(crate) fn tell_one(&self, index: usize, what: impl FnOnce(&Rc<Worker>) + Send + 'static) {
+        if let Some(worker) = self.0.get(index) {
+            let _ = worker.send(Box::new(what));
+        }
+    }
 }
 
 /// Does what comes for this worker, and never returns.

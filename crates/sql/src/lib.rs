@@ -19,8 +19,11 @@ mod dial;
 mod encryption;
 mod feed;
 mod halts;
+mod histogram;
 mod login;
+mod operator;
 mod pool;
+mod quota;
 mod random;
 mod refusal;
 mod routing;
@@ -35,7 +38,8 @@ mod worker;
 
 pub mod settings;
 
-pub use settings::{Paths, PoolMode, Settings};
+pub use operator::{Operator, ReadSettings};
+pub use settings::{DatabaseSettings, Paths, PoolMode, Settings, UserSettings};
 
 use std::io;
 use std::net::SocketAddr;
@@ -73,10 +77,10 @@ const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// An address cannot be listened on, a certificate cannot be read, or the system has no room for another thread.
-pub fn run(settings: &Settings, paths: &Paths) -> Result<(), RunError> {
+pub fn run(settings: &Settings, paths: &Paths, operator: Operator) -> Result<(), RunError> {
     // Each client and each server takes one; what a service is given by default is enough for a thousand.
     raise_descriptors();
-    run_until(settings, paths, async {
+    run_until(settings, paths, operator, async {
         signal(SignalKind::terminate())?.recv().await;
         Ok(())
     })
@@ -99,6 +103,7 @@ fn raise_descriptors() {
 pub fn run_until(
     settings: &Settings,
     paths: &Paths,
+    operator: Operator,
     end: impl Future<Output = io::Result<()>>,
 ) -> Result<(), RunError> {
     let workers = settings.worker_threads();
@@ -125,9 +130,10 @@ pub fn run_until(
         secret: random::bytes(),
         cancels: Arc::new(cancels),
         crew,
+        quotas: Arc::default(),
         end: say_end,
     };
-    let ask_roles = Arc::clone(&shared.ask_roles);
+    let (ask_roles, of_all) = (Arc::clone(&shared.ask_roles), shared.clone());
     let mut threads = Vec::new();
     let queues = requests.into_iter().zip(queues);
     for (index, (listeners, queues)) in listeners.into_iter().zip(queues).enumerate() {
@@ -146,6 +152,7 @@ pub fn run_until(
             tokio::join!(
                 feed::routes(&paths.control_socket, say_routes),
                 feed::roles(&paths.control_socket, say_roles, ask_roles),
+                operator::serve(operator.socket, of_all),
                 renew(certificate)
             )
         };

@@ -28,6 +28,8 @@ pub(crate) struct Backend {
     /// Why it was ended, if by us.
     ended: Cell<Option<&'static str>>,
     is_retired: Cell<bool>,
+    /// Its place among those that there may be.
+    pub(crate) permit: Cell<Option<crate::quota::Permit>>,
 }
 
 impl Backend {
@@ -174,6 +176,7 @@ impl Server {
             opened: Instant::now(),
             ended: Cell::new(None),
             is_retired: Cell::new(false),
+            permit: Cell::new(None),
         })
     }
 

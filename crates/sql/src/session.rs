@@ -220,7 +220,8 @@ impl Session {
         self.may_commit = false;
         self.entry.set(Activity::Idle);
         crate::counters::count(&self.pool.counters.transactions, 1);
-        if self.pin.is_some() || self.is_dedicated || self.worker.settings.pool_mode == PoolMode::Session {
+        if self.pin.is_some() || self.is_dedicated || self.pool.settings.get().pool_mode == PoolMode::Session
+        {
             return;
         }
         self.entry.backend.take();
@@ -276,7 +277,7 @@ impl Session {
         let is_new = self.pin.is_none() && !self.inspects && !self.is_dedicated;
         if !server.is_at_rest() || self.is_dedicated || server.backend.why_ended().is_some() {
             self.pool.drop_server(&self.worker, server);
-        } else if is_new && self.worker.settings.pool_mode != PoolMode::Session {
+        } else if is_new && self.pool.settings.get().pool_mode != PoolMode::Session {
             self.pool.release(&self.worker, server);
         } else {
             let (pool, worker) = (Rc::clone(&self.pool), Rc::clone(&self.worker));

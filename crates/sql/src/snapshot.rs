@@ -10,10 +10,11 @@ use nix::sys::socket::{SockaddrStorage, getpeername, getsockname};
 use tokio::time::Instant;
 
 use crate::counters::{During, Totals};
+use crate::crew::Crew;
 use crate::dial::Place;
 use crate::pool::{Access, Pool, PoolKey};
 use crate::server::Backend;
-use crate::settings::PoolMode;
+use crate::settings::PoolSettings;
 use crate::worker::{Activity, ClientEntry, Worker};
 
 /// All of one thread, or of all.
@@ -33,7 +34,7 @@ pub(crate) struct Whose {
 }
 
 impl Whose {
-    fn of(key: &PoolKey) -> Whose {
+    pub(crate) fn of(key: &PoolKey) -> Whose {
         let is_read_only = key.access == Access::ReadOnly;
         Whose { database: key.database.to_string(), user: key.user.to_string(), is_read_only }
     }
@@ -45,8 +46,7 @@ impl Whose {
 
 pub(crate) struct PoolSeen {
     pub(crate) whose: Whose,
-    pub(crate) mode: PoolMode,
-    pub(crate) size: usize,
+    pub(crate) settings: PoolSettings,
     /// Clients that have a server.
     pub(crate) active: usize,
     pub(crate) idle: usize,
@@ -111,9 +111,9 @@ impl Addresses {
 
 impl Snapshot {
     /// Of all threads.
-    pub(crate) async fn of_all(worker: &Worker) -> Snapshot {
+    pub(crate) async fn of_all(crew: &Crew) -> Snapshot {
         let mut all = Snapshot::default();
-        for one in worker.shared.crew.ask(Snapshot::of).await {
+        for one in crew.ask(Snapshot::of).await {
             all.add(one);
         }
         all
@@ -164,7 +164,6 @@ impl Snapshot {
 impl PoolSeen {
     fn add(&mut self, other: &PoolSeen) {
         let pairs = [
-            (&mut self.size, other.size),
             (&mut self.active, other.active),
             (&mut self.idle, other.idle),
             (&mut self.waiting, other.waiting),
@@ -175,8 +174,7 @@ impl PoolSeen {
         pairs.into_iter().for_each(|(sum, more)| *sum += more);
         self.longest_wait = self.longest_wait.max(other.longest_wait);
         self.totals = self.totals.plus(other.totals);
-        self.recent.counted = self.recent.counted.plus(other.recent.counted);
-        self.recent.length = self.recent.length.max(other.recent.length);
+        self.recent.add(other.recent);
     }
 }
 
@@ -184,8 +182,7 @@ fn pool_seen(worker: &Worker, pool: &Pool, [idle_clients, active]: [usize; 2], c
     let idle = pool.idle_since().len();
     PoolSeen {
         whose: Whose::of(&pool.key),
-        mode: worker.settings.pool_mode,
-        size: worker.pool_size(),
+        settings: pool.settings.get(),
         active,
         idle: idle_clients,
         waiting: pool.waiting(),

@@ -20,6 +20,7 @@ use crate::crew::Crew;
 use crate::dial::Credentials;
 use crate::halts::Halts;
 use crate::pool::{Access, Pool, PoolKey};
+use crate::quota::{Permit, Quotas};
 use crate::routing::{Routing, Told};
 use crate::server::Backend;
 use crate::session_settings::SessionSettings;
@@ -44,6 +45,7 @@ pub(crate) struct Shared {
     pub(crate) secret: [u8; 32],
     pub(crate) cancels: Arc<Vec<tokio::sync::mpsc::UnboundedSender<CancelRequest>>>,
     pub(crate) crew: Crew,
+    pub(crate) quotas: Arc<Quotas>,
     /// Where an administrator says that the proxy is to end.
     pub(crate) end: tokio::sync::mpsc::UnboundedSender<Closing>,
 }
@@ -73,6 +75,8 @@ pub(crate) struct ClientEntry {
     pub(crate) is_encrypted: bool,
     pub(crate) key: PoolKey,
     pub(crate) pool: Rc<Pool>,
+    /// Its place among the clients that there may be.
+    pub(crate) _room: Option<Permit>,
     /// What it has asked for at its login.
     pub(crate) base: SessionSettings,
     pub(crate) connected: Instant,
@@ -120,7 +124,7 @@ type GreetingKey = (PoolKey, SessionSettings);
 
 pub(crate) struct Worker {
     pub(crate) index: usize,
-    pub(crate) settings: Arc<Settings>,
+    settings: RefCell<Arc<Settings>>,
     pub(crate) shared: Shared,
     pub(crate) routing: Routing,
     pub(crate) server_tls: Option<Arc<ClientConfig>>,
@@ -142,7 +146,7 @@ impl Worker {
     pub(crate) fn new(index: usize, shared: Shared) -> Worker {
         Worker {
             index,
-            settings: Arc::clone(&shared.settings),
+            settings: RefCell::new(Arc::clone(&shared.settings)),
             routing: Routing::new(),
             server_tls: shared.server_tls.clone(),
             shared,
@@ -161,9 +165,8 @@ impl Worker {
         }
     }
 
-    /// How many server connections a pool of this worker has: its share of the process's.
-    pub(crate) fn pool_size(&self) -> usize {
-        (self.settings.default_pool_size as usize).div_ceil(self.shared.crew.size()).max(1)
+    pub(crate) fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.borrow())
     }
 
     /// PgBouncer's `max_prepared_statements` has the same default.
@@ -175,7 +178,8 @@ impl Worker {
         if let Some(pool) = self.pools.borrow().get(key) {
             return Rc::clone(pool);
         }
-        let pool = Rc::new(Pool::new(key.clone()));
+        let settings = self.settings().of_pool(&key.database, key.access == Access::ReadOnly, &key.user);
+        let pool = Rc::new(Pool::new(key.clone(), settings, self.shared.quotas.of(key)));
         self.pools.borrow_mut().insert(key.clone(), Rc::clone(&pool));
         pool
     }
@@ -205,10 +209,28 @@ impl Worker {
         self.greetings.borrow().get(&(key.clone(), Rc::clone(settings))).cloned()
     }
 
+    /// On all threads: clients of the others need no server for it either.
     pub(crate) fn keep_greeting(
         &self,
         key: &PoolKey,
         settings: &SessionSettings,
+        parameters: BTreeMap<Box<str>, Box<str>>,
+    ) {
+        let (database, user, access) = (key.database.to_string(), key.user.to_string(), key.access);
+        let (settings, own) = (BTreeMap::clone(settings), self.index);
+        self.take_greeting(key.clone(), settings.clone(), parameters.clone());
+        self.shared.crew.tell(move |worker| {
+            if worker.index != own {
+                let key = PoolKey { database: database.as_str().into(), user: user.as_str().into(), access };
+                worker.take_greeting(key, settings.clone(), parameters.clone());
+            }
+        });
+    }
+
+    fn take_greeting(
+        &self,
+        key: PoolKey,
+        settings: BTreeMap<Box<str>, Box<str>>,
         parameters: BTreeMap<Box<str>, Box<str>>,
     ) {
         let mut greetings = self.greetings.borrow_mut();
@@ -216,7 +238,7 @@ impl Worker {
         if greetings.len() >= 1024 {
             greetings.clear();
         }
-        greetings.insert((key.clone(), Rc::clone(settings)), Rc::new(parameters));
+        greetings.insert((key, self.shared_settings(settings)), Rc::new(parameters));
     }
 
     pub(crate) fn credentials(&self, user: &str) -> Option<Credentials> {
@@ -304,9 +326,13 @@ impl Worker {
 
     fn sweep_clients(&self, now: Instant) {
         let over = |limit: Duration, since: Instant| !limit.is_zero() && now.duration_since(since) > limit;
-        let settings = &self.settings;
+        let settings = self.settings();
         for entry in self.clients() {
             let since = entry.since.get();
+            let is_begun = matches!(entry.activity.get(), Activity::Runs | Activity::InTransaction);
+            if is_begun && over(settings.transaction_timeout, entry.transaction_began.get()) {
+                entry.end(crate::refusal::killed("transaction_timeout"));
+            }
             match entry.activity.get() {
                 Activity::Idle if over(settings.client_idle_timeout, since) => {
                     entry.end(crate::refusal::killed("client_idle_timeout"));

@@ -5,17 +5,16 @@ use std::time::Duration;
 
 use mainstay_pgwire::backend::Report;
 
-use super::Table;
 use crate::closing::Closing;
+use crate::crew::Crew;
 use crate::halts::Which;
 use crate::refusal;
-use crate::stream::Connection;
-use crate::worker::{ClientEntry, Worker};
+use crate::worker::{Shared, Worker};
 
 /// How often it is looked whether what is waited for has come.
-const LOOK: Duration = Duration::from_millis(10);
+pub(super) const LOOK: Duration = Duration::from_millis(10);
 
-pub(super) enum Command {
+pub(crate) enum Command {
     Pause(Which),
     Resume(Which),
     Disable(Which),
@@ -28,7 +27,7 @@ pub(super) enum Command {
 }
 
 impl Command {
-    pub(super) fn parse(verb: &str, operands: &[&str]) -> Option<Command> {
+    pub(crate) fn parse(verb: &str, operands: &[&str]) -> Option<Command> {
         let which = || match operands {
             [] => Some(Which::all()),
             [name] => Some(Which::named(name.trim_matches('"'))),
@@ -49,16 +48,15 @@ impl Command {
         })
     }
 
-    /// `None` if the client has gone meanwhile.
-    pub(super) async fn execute(
+    /// `None` if whoever gave it has gone meanwhile.
+    pub(crate) async fn execute(
         self,
-        worker: &Rc<Worker>,
-        entry: &ClientEntry,
-        client: &mut Connection,
-    ) -> Option<Result<Table, Report>> {
-        let crew = &worker.shared.crew;
-        Some(Ok(Table::done(match self {
-            Command::Pause(which) => return pause(worker, entry, client, which).await,
+        shared: &Shared,
+        interrupted: impl Future<Output = Interruption>,
+    ) -> Option<Result<&'static str, Report>> {
+        let crew = &shared.crew;
+        Some(Ok(match self {
+            Command::Pause(which) => return pause(crew, which, interrupted).await,
             Command::Resume(which) => {
                 if !crew.ask(move |worker| worker.resume(&which)).await.contains(&true) {
                     let report = Report::error("55000", "nothing of that is paused");
@@ -83,7 +81,7 @@ impl Command {
             }
             Command::WaitClose(which) => {
                 let is_over = |(_, retired)| retired == 0;
-                match wait(worker, entry, client, &which, is_over).await? {
+                match wait(crew, &which, is_over, interrupted).await? {
                     Ok(()) => "WAIT_CLOSE",
                     Err(report) => return Some(Err(report)),
                 }
@@ -92,16 +90,23 @@ impl Command {
                 crew.ask(move |worker| worker.kill(&which)).await;
                 "KILL"
             }
-            Command::KillClient(id) => match kill_client(worker, &id).await {
+            Command::KillClient(id) => match kill_client(crew, &id).await {
                 Ok(()) => "KILL_CLIENT",
                 Err(report) => return Some(Err(report)),
             },
             Command::Shutdown(how) => {
-                let _ = worker.shared.end.send(how);
+                let _ = shared.end.send(how);
                 "SHUTDOWN"
             }
-        })))
+        }))
     }
+}
+
+/// Why a command that waits does not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Interruption {
+    Gone,
+    Cancelled,
 }
 
 fn closing(operands: &[&str]) -> Option<Closing> {
@@ -114,53 +119,51 @@ fn closing(operands: &[&str]) -> Option<Closing> {
     }
 }
 
-/// Answers when the last server has been let go. If it is cancelled before that, or nobody waits for the answer any more,
-/// nothing has happened.
+/// Answers when the last server has been let go. If it is interrupted before that, nothing has happened.
 async fn pause(
-    worker: &Rc<Worker>,
-    entry: &ClientEntry,
-    client: &mut Connection,
+    crew: &Crew,
     which: Which,
-) -> Option<Result<Table, Report>> {
-    let crew = &worker.shared.crew;
+    interrupted: impl Future<Output = Interruption>,
+) -> Option<Result<&'static str, Report>> {
     let halted = which.clone();
     if !crew.ask(move |worker| worker.pause(&halted)).await.contains(&true) {
         let report = Report::error("55000", "that is paused already");
         return Some(Err(report.hint("RESUME lets it go on.")));
     }
-    let outcome = wait(worker, entry, client, &which, |(servers, _)| servers == 0).await;
+    let outcome = wait(crew, &which, |(servers, _)| servers == 0, interrupted).await;
     if !matches!(outcome, Some(Ok(()))) {
         crew.ask(move |worker| worker.resume(&which)).await;
     }
-    Some(outcome?.map(|()| Table::done("PAUSE")))
+    Some(outcome?.map(|()| "PAUSE"))
 }
 
 /// Waits until the servers that are left, and those of them that are to be closed, are as wanted.
 async fn wait(
-    worker: &Rc<Worker>,
-    entry: &ClientEntry,
-    client: &mut Connection,
+    crew: &Crew,
     which: &Which,
     is_over: impl Fn((usize, usize)) -> bool,
+    interrupted: impl Future<Output = Interruption>,
 ) -> Option<Result<(), Report>> {
+    let mut interrupted = std::pin::pin!(interrupted);
     loop {
         let which = which.clone();
-        let left = worker.shared.crew.ask(move |worker| worker.servers_left(&which)).await;
-        let left = left.into_iter().fold((0, 0), |(all, old), more| (all + more.0, old + more.1));
-        if is_over(left) {
+        let left = crew.ask(move |worker| worker.servers_left(&which)).await;
+        if is_over(left.into_iter().fold((0, 0), |(all, old), more| (all + more.0, old + more.1))) {
             return Some(Ok(()));
-        }
-        if entry.is_cancelled.get() {
-            return Some(Err(Report::error("57014", "canceling statement due to user request")));
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
-            () = client.gone() => return None,
+            why = &mut interrupted => return match why {
+                Interruption::Gone => None,
+                Interruption::Cancelled => {
+                    Some(Err(Report::error("57014", "canceling statement due to user request")))
+                }
+            },
         }
     }
 }
 
-async fn kill_client(worker: &Rc<Worker>, id: &str) -> Result<(), Report> {
+async fn kill_client(crew: &Crew, id: &str) -> Result<(), Report> {
     let kill = |pid: i32| {
         move |worker: &Rc<Worker>| {
             let entry = worker.clients().into_iter().find(|entry| entry.pid == pid);
@@ -169,7 +172,7 @@ async fn kill_client(worker: &Rc<Worker>, id: &str) -> Result<(), Report> {
         }
     };
     if let Ok(pid) = id.parse()
-        && worker.shared.crew.ask(kill(pid)).await.contains(&true)
+        && crew.ask(kill(pid)).await.contains(&true)
     {
         return Ok(());
     }
