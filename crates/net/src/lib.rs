@@ -25,6 +25,7 @@ pub mod probe;
 pub mod routes;
 pub mod rpc;
 pub mod server;
+pub mod sql_status;
 pub mod tls;
 
 pub use dial::DialError;

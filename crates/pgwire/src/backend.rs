@@ -126,6 +126,11 @@ pub fn push_command_complete(out: &mut Vec<u8>, tag: &str) {
     push(out, b'C', |out| push_string(out, tag));
 }
 
+/// `EmptyQueryResponse`.
+pub fn push_empty_query(out: &mut Vec<u8>) {
+    push(out, b'I', |_| {});
+}
+
 /// `NegotiateProtocolVersion`: the newest minor version that is spoken, and options that are not known.
 pub fn push_negotiate(out: &mut Vec<u8>, newest_minor: u32, unknown: &[&str]) {
     push(out, b'v', |out| {
@@ -135,18 +140,29 @@ pub fn push_negotiate(out: &mut Vec<u8>, newest_minor: u32, unknown: &[&str]) {
     });
 }
 
-/// `RowDescription` of columns of text.
-pub fn push_text_columns(out: &mut Vec<u8>, names: &[&str]) {
-    /// The type `text`.
-    const TEXT: u32 = 25;
+/// What a column holds, in the form of text in either case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ColumnType {
+    Text,
+    /// `bigint`.
+    Number,
+}
+
+/// `RowDescription`.
+pub fn push_columns(out: &mut Vec<u8>, columns: &[(&str, ColumnType)]) {
     push(out, b'T', |out| {
-        out.extend_from_slice(&u16::try_from(names.len()).unwrap_or(0).to_be_bytes());
-        for name in names {
+        out.extend_from_slice(&u16::try_from(columns.len()).unwrap_or(0).to_be_bytes());
+        for (name, kind) in columns {
             push_string(out, name);
             out.extend_from_slice(&[0; 6]);
-            out.extend_from_slice(&TEXT.to_be_bytes());
-            // Of variable length, without a modifier, as text.
-            out.extend_from_slice(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]);
+            let (oid, length): (u32, i16) = match kind {
+                ColumnType::Text => (25, -1),
+                ColumnType::Number => (20, 8),
+            };
+            out.extend_from_slice(&oid.to_be_bytes());
+            out.extend_from_slice(&length.to_be_bytes());
+            // Without a modifier, as text.
+            out.extend_from_slice(&[0xff, 0xff, 0xff, 0xff, 0, 0]);
         }
     });
 }

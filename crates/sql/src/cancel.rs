@@ -1,17 +1,14 @@
 //! Requests to cancel: found by the number that the client was given, sent on to the PostgreSQL that runs its statement.
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::dial::{DialError, connect};
 use crate::server::Backend;
+use crate::settings::within;
 use crate::stream::Connection;
 use crate::worker::{CancelRequest, Worker};
-
-/// A request that cannot be sent in this time has missed its statement.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Hands a request to the worker that has the client.
 pub(crate) fn route(worker: &Worker, request: CancelRequest) {
@@ -25,11 +22,20 @@ pub(crate) fn route(worker: &Worker, request: CancelRequest) {
 /// Sends on what comes for this worker's clients, and never returns.
 pub(crate) async fn attend(worker: Rc<Worker>, mut requests: UnboundedReceiver<CancelRequest>) {
     while let Some(request) = requests.recv().await {
-        if let Some(backend) = worker.running(&request) {
+        let Some(entry) = worker.to_cancel(&request) else { continue };
+        entry.is_cancelled.set(true);
+        // The wait of a commit for its standbys is not cancelled: it would be a commit that may be lost.
+        if entry.is_committing.get() {
+            continue;
+        }
+        let backend = entry.backend.borrow().clone();
+        if let Some(backend) = backend {
+            // Later than this it has missed its statement.
+            let patience = worker.settings().cancel_wait_timeout;
             let worker = Rc::clone(&worker);
             backend.cancel_begins();
             tokio::task::spawn_local(async move {
-                let _ = tokio::time::timeout(PATIENCE, send(&worker, &backend)).await;
+                within(patience, send(&worker, &backend)).await;
                 backend.cancel_arrived();
             });
         }

@@ -19,10 +19,8 @@ use tokio_rustls::TlsConnector;
 
 use crate::server::{Backend, Server, next_message, parameter};
 use crate::session_settings::SessionSettings;
+use crate::settings::within;
 use crate::stream::{Connection, Stream};
-
-/// Longer than this a connection and its login must not take; PgBouncer's `server_connect_timeout` has the same default.
-const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Where a PostgreSQL listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +58,8 @@ pub(crate) struct Login {
     pub(crate) reads_only: bool,
     /// The value of the parameter `replication`, for a walsender.
     pub(crate) replication: Option<Box<str>>,
+    /// Longer than this it must not take; zero for as long as it likes.
+    pub(crate) patience: Duration,
 }
 
 /// Why there is no connection.
@@ -84,11 +84,10 @@ pub(crate) async fn dial(
     login: &Login,
     tls: Option<&Arc<ClientConfig>>,
 ) -> Result<Server, DialError> {
-    match tokio::time::timeout(PATIENCE, attempt(route, epoch, login, tls)).await {
-        Ok(outcome) => outcome,
-        Err(_) => {
-            Err(DialError::Unreachable(format!("{} does not answer within {PATIENCE:?}", route.member)))
-        }
+    let patience = login.patience;
+    match within(patience, attempt(route, epoch, login, tls)).await {
+        Some(outcome) => outcome,
+        None => Err(DialError::Unreachable(format!("{} does not answer within {patience:?}", route.member))),
     }
 }
 

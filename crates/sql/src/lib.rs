@@ -11,18 +11,26 @@
 #![forbid(unsafe_code)]
 
 mod cancel;
+mod closing;
 mod console;
+mod counters;
+mod crew;
 mod dial;
 mod encryption;
 mod feed;
+mod halts;
+mod histogram;
 mod login;
+mod operator;
 mod pool;
+mod quota;
 mod random;
 mod refusal;
 mod routing;
 mod server;
 mod session;
 mod session_settings;
+mod snapshot;
 mod sql_text;
 mod statements;
 mod stream;
@@ -30,7 +38,8 @@ mod worker;
 
 pub mod settings;
 
-pub use settings::{Paths, PoolMode, Settings};
+pub use operator::{Operator, ReadSettings};
+pub use settings::{DatabaseSettings, Paths, PoolMode, Settings, UserSettings};
 
 use std::io;
 use std::net::SocketAddr;
@@ -43,9 +52,10 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
-use tokio::time::Instant;
 use tracing::{info, warn};
 
+use closing::Closing;
+use crew::Crew;
 use encryption::Certificate;
 use pool::Access;
 use worker::{Shared, Worker};
@@ -61,18 +71,16 @@ pub enum RunError {
     Certificate { path: String, source: io::Error },
 }
 
-/// Clients whose transactions do not end are not waited for longer than this.
-const DRAIN: Duration = Duration::from_secs(5);
 const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Runs the proxy until it is told to end (SIGTERM). It makes its own threads and runtimes.
 ///
 /// # Errors
 /// An address cannot be listened on, a certificate cannot be read, or the system has no room for another thread.
-pub fn run(settings: &Settings, paths: &Paths) -> Result<(), RunError> {
+pub fn run(settings: &Settings, paths: &Paths, operator: Operator) -> Result<(), RunError> {
     // Each client and each server takes one; what a service is given by default is enough for a thousand.
     raise_descriptors();
-    run_until(settings, paths, async {
+    run_until(settings, paths, operator, async {
         signal(SignalKind::terminate())?.recv().await;
         Ok(())
     })
@@ -95,6 +103,7 @@ fn raise_descriptors() {
 pub fn run_until(
     settings: &Settings,
     paths: &Paths,
+    operator: Operator,
     end: impl Future<Output = io::Result<()>>,
 ) -> Result<(), RunError> {
     let workers = settings.worker_threads();
@@ -102,8 +111,10 @@ pub fn run_until(
     let certificate = certificate(paths)?;
     let (say_routes, told) = watch::channel(None);
     let (say_roles, roles) = watch::channel(None);
-    let (say_closing, closing) = watch::channel(false);
+    let (say_closing, closing) = watch::channel(Closing::No);
     let (cancels, requests): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
+    let (crew, queues) = Crew::new(workers);
+    let (say_end, wanted_end) = mpsc::unbounded_channel();
     let shared = Shared {
         settings: Arc::new(settings.clone()),
         told,
@@ -118,13 +129,17 @@ pub fn run_until(
         server_tls: authority(paths)?,
         secret: random::bytes(),
         cancels: Arc::new(cancels),
+        crew,
+        quotas: Arc::default(),
+        end: say_end,
     };
-    let ask_roles = Arc::clone(&shared.ask_roles);
+    let (ask_roles, of_all) = (Arc::clone(&shared.ask_roles), shared.clone());
     let mut threads = Vec::new();
-    for (index, (listeners, requests)) in listeners.into_iter().zip(requests).enumerate() {
+    let queues = requests.into_iter().zip(queues);
+    for (index, (listeners, queues)) in listeners.into_iter().zip(queues).enumerate() {
         let (shared, closing) = (shared.clone(), closing.clone());
         let thread = std::thread::Builder::new().name(format!("sql-{index}"));
-        let run = move || work(index, shared, listeners, requests, closing);
+        let run = move || work(index, shared, listeners, queues, closing);
         threads.push(thread.spawn(run).map_err(RunError::Begin)?);
     }
     drop(closing);
@@ -137,15 +152,11 @@ pub fn run_until(
             tokio::join!(
                 feed::routes(&paths.control_socket, say_routes),
                 feed::roles(&paths.control_socket, say_roles, ask_roles),
+                operator::serve(operator.socket, of_all),
                 renew(certificate)
             )
         };
-        let close = async {
-            let outcome = end.await;
-            let _ = say_closing.send(true);
-            say_closing.closed().await;
-            outcome
-        };
+        let close = closing::until_closed(end, wanted_end, say_closing);
         tokio::select! {
             _ = feeds => Ok(()),
             outcome = close => outcome,
@@ -224,8 +235,8 @@ fn work(
     index: usize,
     shared: Shared,
     listeners: Listeners,
-    requests: mpsc::UnboundedReceiver<worker::CancelRequest>,
-    mut closing: watch::Receiver<bool>,
+    (requests, jobs): (mpsc::UnboundedReceiver<worker::CancelRequest>, mpsc::UnboundedReceiver<crew::Job>),
+    mut closing: watch::Receiver<Closing>,
 ) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime {
@@ -237,6 +248,7 @@ fn work(
         let worker = Rc::new(Worker::new(index, shared));
         tokio::task::spawn_local(Rc::clone(&worker).attend());
         tokio::task::spawn_local(cancel::attend(Rc::clone(&worker), requests));
+        tokio::task::spawn_local(crew::attend(Rc::clone(&worker), jobs));
         let mut accepting = Vec::new();
         for (listener, access) in listeners.listening {
             match TcpListener::from_std(listener) {
@@ -246,13 +258,9 @@ fn work(
                 Err(error) => warn!(%error, "a port is not listened on"),
             }
         }
-        let _ = closing.wait_for(|closing| *closing).await;
+        let _ = closing.wait_for(|closing| *closing > Closing::No).await;
         accepting.iter().for_each(tokio::task::JoinHandle::abort);
-        worker.close();
-        let until = Instant::now() + DRAIN;
-        while worker.client_count() > 0 && Instant::now() < until {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        closing::let_go(&worker, &mut closing).await;
     });
 }
 

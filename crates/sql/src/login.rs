@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,16 +14,16 @@ use mainstay_pgwire::scram::{Mechanism, ServerExchange, Verifier};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::pool::{Access, PoolKey};
+use crate::pool::{Access, Pool, PoolKey};
+use crate::quota::{Permit, Scope};
 use crate::refusal;
 use crate::server::{Server, next_message_of};
 use crate::session::Session;
 use crate::session_settings::SessionSettings;
+use crate::settings::within;
 use crate::stream::{Connection, Stream};
-use crate::worker::{Activity, CancelRequest, ClientEntry, Counted, Worker, access_of};
+use crate::worker::{Activity, CancelRequest, ClientEntry, Counted, Reported, Worker, access_of};
 
-/// PgBouncer's `client_login_timeout` has the same default.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// The longest startup packet that PostgreSQL takes (`MAX_STARTUP_PACKET_LENGTH`).
 const MOST_STARTUP_BYTES: usize = 10_000;
 /// An answer of SASL's is a few hundred bytes long.
@@ -68,17 +67,14 @@ const CLIENT_SILENCE: Duration = Duration::from_secs(120);
 
 /// Serves one client until it goes.
 pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, access: Access) {
-    let address = stream.peer_addr().ok().map(|address| address.ip());
     let _ = stream.set_nodelay(true);
     let _ = crate::dial::watch_over(&stream, CLIENT_SILENCE);
-    let most = worker.settings.max_client_conn as usize;
+    let settings = worker.settings();
+    let most = settings.max_client_conn as usize;
     let counted = Counted::new(&worker.shared.clients, most);
     // In a box, and gone when the session begins: it is ten times as large as that.
-    let login = Box::pin(log_in(&worker, stream, address, access, counted.is_some()));
-    let session = match tokio::time::timeout(PATIENCE, login).await {
-        Ok(Some(session)) => session,
-        Ok(None) | Err(_) => return,
-    };
+    let login = Box::pin(log_in(&worker, stream, access, counted.is_some()));
+    let Some(Some(session)) = within(settings.client_login_timeout, login).await else { return };
     session.run().await;
     drop(counted);
 }
@@ -91,15 +87,9 @@ struct Begun {
     is_console: bool,
 }
 
-async fn log_in(
-    worker: &Rc<Worker>,
-    stream: TcpStream,
-    address: Option<IpAddr>,
-    access: Access,
-    has_room: bool,
-) -> Option<Session> {
+async fn log_in(worker: &Rc<Worker>, stream: TcpStream, access: Access, has_room: bool) -> Option<Session> {
     let (mut connection, packet) = first_packet(worker, stream).await.ok()?;
-    match begin(worker, &mut connection, &packet, address, access, has_room).await {
+    match begin(worker, &mut connection, &packet, access, has_room).await {
         Ok(begun) => {
             let Begun { entry, base, dedicated, is_console } = begun;
             Some(Session::new(Rc::clone(worker), connection, entry, base, dedicated, is_console))
@@ -159,7 +149,6 @@ async fn begin(
     worker: &Rc<Worker>,
     connection: &mut Connection,
     packet: &[u8],
-    address: Option<IpAddr>,
     access: Access,
     has_room: bool,
 ) -> Result<Begun, LoginError> {
@@ -173,20 +162,24 @@ async fn begin(
         Err(error) => return Err(Report::fatal(error.sqlstate(), error.to_string()).into()),
     };
     if !has_room {
-        return Err(refusal::too_many_clients(worker.settings.max_client_conn as usize).into());
+        return Err(refusal::too_many_clients(worker.settings().max_client_conn as usize).into());
     }
     if worker.is_closing.get() {
         return Err(refusal::shutting_down().into());
     }
     let greeting = Greeting::read(u32::from(parameters.0), &parameters.1, access)?;
     authenticate(worker, connection, &greeting).await?;
-    let is_console =
-        matches!(&*greeting.database, crate::console::DATABASE | crate::console::DATABASE_OF_PGBOUNCER);
+    let is_console = crate::console::is_console(&greeting.database);
     if is_console {
         crate::console::admit(worker, &greeting.user)?;
     }
     let base = worker.shared_settings(greeting.settings);
     let key = PoolKey { database: greeting.database, user: greeting.user, access: greeting.access };
+    if worker.halts.is_disabled(&key) {
+        return Err(refusal::disabled(&key.database).into());
+    }
+    let pool = worker.pool(&key);
+    let room = if is_console { None } else { Some(room(&pool)?) };
     let mut dedicated = None;
     let reported = if is_console {
         Rc::new(crate::console::parameters())
@@ -198,32 +191,55 @@ async fn begin(
     } else {
         crate::session::greeting(worker, connection, &key, &base).await?
     };
+    let now = Instant::now();
     let entry = Rc::new(ClientEntry {
         pid: worker.new_pid(),
         secret: crate::random::bytes(),
-        address,
         descriptor: connection.stream.descriptor(),
+        is_encrypted: connection.stream.is_encrypted(),
+        pool,
+        _room: room,
         key,
+        base: Rc::clone(&base),
+        connected: now,
         activity: Cell::new(Activity::Idle),
-        since: Cell::new(Instant::now()),
+        since: Cell::new(now),
+        transaction_began: Cell::new(now),
+        is_cancelled: Cell::new(false),
         is_committing: Cell::new(false),
         backend: RefCell::new(None),
         ended: RefCell::new(None),
     });
+    connection.queue(&welcome(greeting.minor, &greeting.unknown_options, &reported, &entry));
+    connection.flush().await?;
+    Ok(Begun { entry, base, dedicated, is_console })
+}
+
+/// What a client is told that is let in.
+fn welcome(minor: u32, unknown_options: &[String], reported: &Reported, entry: &ClientEntry) -> Vec<u8> {
     let mut message = Vec::new();
     backend::push_authentication_ok(&mut message);
-    if greeting.minor > NEWEST_MINOR || !greeting.unknown_options.is_empty() {
-        let unknown: Vec<&str> = greeting.unknown_options.iter().map(String::as_str).collect();
-        backend::push_negotiate(&mut message, greeting.minor.min(NEWEST_MINOR), &unknown);
+    if minor > NEWEST_MINOR || !unknown_options.is_empty() {
+        let unknown: Vec<&str> = unknown_options.iter().map(String::as_str).collect();
+        backend::push_negotiate(&mut message, minor.min(NEWEST_MINOR), &unknown);
     }
     for (name, value) in reported.iter() {
         backend::push_parameter_status(&mut message, name, value);
     }
     backend::push_key(&mut message, entry.pid, &entry.secret);
     backend::push_ready(&mut message, backend::IDLE);
-    connection.queue(&message);
-    connection.flush().await?;
-    Ok(Begun { entry, base, dedicated, is_console })
+    message
+}
+
+/// A place among the clients of its database and its user.
+fn room(pool: &Pool) -> Result<Permit, Report> {
+    let settings = pool.settings.get();
+    let limits =
+        [0, settings.max_db_client_connections as usize, settings.max_user_client_connections as usize];
+    pool.quota.client(limits).map_err(|scope| match scope {
+        Scope::User(_) => refusal::too_many_clients_of("max_user_client_connections", limits[2]),
+        _ => refusal::too_many_clients_of("max_db_client_connections", limits[1]),
+    })
 }
 
 impl Greeting {

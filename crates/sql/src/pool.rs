@@ -1,20 +1,23 @@
 //! Server connections of one user to one database, and the clients that wait for one.
 
+mod open;
+mod share;
+
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::task::Context;
 
-use mainstay_net::routes::Route;
 use mainstay_pgwire::backend::Report;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use tracing::{debug, warn};
 
-use crate::dial::{DialError, Login, dial};
+use crate::counters::Counters;
+use crate::quota::{Permit, Quota, Scope};
 use crate::refusal;
 use crate::server::{Backend, Server};
 use crate::session_settings::SessionSettings;
+use crate::settings::PoolSettings;
 use crate::worker::Worker;
 
 /// Whether statements must reach the primary.
@@ -31,9 +34,6 @@ pub(crate) struct PoolKey {
     pub(crate) access: Access,
 }
 
-/// More logins than this are not under way at once: a herd after a failover would only wait for each other's forks.
-const LOGINS_AT_ONCE: usize = 8;
-
 pub(crate) struct Pool {
     pub(crate) key: PoolKey,
     /// The most lately used last; it is given away first, its caches are warm.
@@ -42,9 +42,19 @@ pub(crate) struct Pool {
     /// All connections, also those that somebody holds.
     live: RefCell<Vec<Rc<Backend>>>,
     waiting: RefCell<VecDeque<Waiter>>,
-    dialling: Cell<usize>,
-    /// Counts changes of the route: logins that were begun before one are not waited for.
-    generation: Cell<u64>,
+    /// The logins that are under way.
+    dialling: RefCell<HashMap<u64, Permit>>,
+    next_dial: Cell<u64>,
+    /// Room that another thread has made for this one.
+    granted: RefCell<Vec<Permit>>,
+    /// The thread that is to have the next connection that is released.
+    owed_to: Cell<Option<usize>>,
+    /// When the others were asked last to make room.
+    asked: Cell<Option<Instant>>,
+    /// Whose limit leaves no room for another connection, if one does.
+    full: RefCell<Option<Scope>>,
+    pub(crate) settings: Cell<PoolSettings>,
+    pub(crate) quota: Quota,
     /// Not before this another login is tried: the last one failed.
     retry_at: Cell<Option<Instant>>,
     /// Why there is none, for those who wait too long.
@@ -54,36 +64,26 @@ pub(crate) struct Pool {
     pub(crate) counters: Counters,
 }
 
-/// What `SHOW STATS` tells.
-#[derive(Default)]
-pub(crate) struct Counters {
-    pub(crate) transactions: Cell<u64>,
-    pub(crate) queries: Cell<u64>,
-    pub(crate) received_bytes: Cell<u64>,
-    pub(crate) sent_bytes: Cell<u64>,
-    pub(crate) waited_us: Cell<u64>,
-    pub(crate) lost: Cell<u64>,
-}
-
-/// Adds to a counter.
-pub(crate) fn count(counter: &Cell<u64>, more: u64) {
-    counter.set(counter.get().wrapping_add(more));
-}
-
 struct Waiter {
     since: Instant,
     give: oneshot::Sender<Result<Box<Server>, Report>>,
 }
 
 impl Pool {
-    pub(crate) fn new(key: PoolKey) -> Pool {
+    pub(crate) fn new(key: PoolKey, settings: PoolSettings, quota: Quota) -> Pool {
         Pool {
             key,
+            settings: Cell::new(settings),
+            quota,
             idle: RefCell::default(),
             live: RefCell::default(),
             waiting: RefCell::default(),
-            dialling: Cell::new(0),
-            generation: Cell::new(0),
+            dialling: RefCell::default(),
+            next_dial: Cell::new(0),
+            granted: RefCell::default(),
+            owed_to: Cell::new(None),
+            asked: Cell::new(None),
+            full: RefCell::default(),
             retry_at: Cell::new(None),
             trouble: RefCell::default(),
             plans: Cell::new(0),
@@ -152,8 +152,11 @@ impl Pool {
             return;
         }
         let now = worker.now();
-        let too_old = now.duration_since(server.opened) > worker.settings.server_lifetime
-            && !worker.settings.server_lifetime.is_zero();
+        let lifetime = self.settings.get().server_lifetime;
+        let too_old = now.duration_since(server.opened) > lifetime && !lifetime.is_zero();
+        if self.owed_to.get().is_some() && self.pay(worker, &server) {
+            return;
+        }
         if too_old || !server.is_at_rest() || !worker.routing.is_current(&server.backend, self.key.access) {
             self.drop_server(worker, server);
             return;
@@ -173,12 +176,16 @@ impl Pool {
     }
 
     fn forget(&self, backend: &Rc<Backend>) {
+        drop(backend.permit.take());
         self.live.borrow_mut().retain(|live| !Rc::ptr_eq(live, backend));
     }
 
     /// Gives what is idle to those who wait, and opens what they need beyond that.
     pub(crate) fn pump(self: &Rc<Pool>, worker: &Rc<Worker>) {
-        if self.waiting.borrow().is_empty() || !worker.routing.is_usable(self.key.access, worker.tick()) {
+        if self.waiting.borrow().is_empty()
+            || !worker.routing.is_usable(self.key.access, worker.tick())
+            || worker.halts.is_paused(&self.key)
+        {
             return;
         }
         let mut context = Context::from_waker(std::task::Waker::noop());
@@ -190,132 +197,65 @@ impl Pool {
                 continue;
             }
             let Some(waiter) = self.waiting.borrow_mut().pop_front() else { break };
-            let waited = worker.now().duration_since(waiter.since);
-            count(&self.counters.waited_us, u64::try_from(waited.as_micros()).unwrap_or(0));
+            self.counters.waited(worker.now().duration_since(waiter.since));
             if let Err(Ok(server)) = waiter.give.send(Ok(server)) {
                 self.idle.borrow_mut().push(server);
             }
         }
-        if self.retry_at.get().is_some_and(|at| at > worker.now()) {
-            return;
-        }
-        let room = || worker.pool_size().saturating_sub(self.live.borrow().len() + self.dialling.get());
-        let wanted = |pool: &Pool| pool.waiting.borrow().len() > pool.dialling.get();
-        while wanted(self) && room() > 0 && self.dialling.get() < LOGINS_AT_ONCE {
-            let Some(route) = worker.routing.choose(self.key.access, &self.live.borrow()) else { break };
-            self.dialling.set(self.dialling.get() + 1);
-            // Begun without any client's settings: RESET would make those the next client's.
-            let login = self.login(worker, &route, SessionSettings::default(), None);
-            let (pool, worker) = (Rc::clone(self), Rc::clone(worker));
-            tokio::task::spawn_local(async move { pool.open(&worker, route, login).await });
-        }
-    }
-
-    fn login(
-        &self,
-        worker: &Worker,
-        route: &Route,
-        base: SessionSettings,
-        replication: Option<Box<str>>,
-    ) -> Login {
-        Login {
-            user: Rc::clone(&self.key.user),
-            database: Rc::clone(&self.key.database),
-            credentials: worker.credentials(&self.key.user),
-            base,
-            reads_only: worker.routing.is_standby(&route.member),
-            replication,
-        }
-    }
-
-    async fn open(self: Rc<Pool>, worker: &Rc<Worker>, route: Route, login: Login) {
-        let (epoch, generation) = (worker.routing.epoch(), self.generation.get());
-        let outcome = dial(&route, epoch, &login, worker.server_tls.as_ref()).await;
-        if generation == self.generation.get() {
-            self.dialling.set(self.dialling.get() - 1);
-        } else if outcome.is_err() {
-            return;
-        }
-        match outcome {
-            Ok(server) => {
-                self.retry_at.set(None);
-                self.live.borrow_mut().push(Rc::clone(&server.backend));
-                self.release(worker, Box::new(server));
-            }
-            Err(DialError::Refused(report)) => {
-                debug!(user = %self.key.user, database = %self.key.database, message = report.message, "login refused");
-                // Everybody of the pool would be told the same.
-                for waiter in self.waiting.borrow_mut().drain(..) {
-                    let _ = waiter.give.send(Err(report.clone()));
-                }
-            }
-            Err(DialError::Unreachable(why)) => {
-                if *self.trouble.borrow() != why {
-                    warn!(user = %self.key.user, database = %self.key.database, member = route.member, why, "no server connection");
-                }
-                *self.trouble.borrow_mut() = why;
-                self.retry_at.set(Some(Instant::now() + RETRY_INTERVAL));
-            }
-        }
-        self.pump(worker);
-    }
-
-    /// A connection of its own, outside of the pool's count: for a walsender.
-    pub(crate) async fn dedicated(
-        self: &Rc<Pool>,
-        worker: &Rc<Worker>,
-        base: SessionSettings,
-        replication: Box<str>,
-    ) -> Result<Box<Server>, Report> {
-        let route = worker.routing.choose(self.key.access, &[]);
-        let route = route.ok_or_else(|| refusal::no_primary(0, &worker.routing.reason()))?;
-        let login = self.login(worker, &route, base, Some(replication));
-        match dial(&route, worker.routing.epoch(), &login, worker.server_tls.as_ref()).await {
-            Ok(server) => Ok(Box::new(server)),
-            Err(DialError::Refused(report)) => Err(report),
-            Err(DialError::Unreachable(why)) => Err(refusal::no_primary(0, &why)),
-        }
+        self.open_more(worker);
     }
 
     /// What must be looked at now and then: who waits too long, what is idle too long, what is to be tried again.
     pub(crate) fn sweep(self: &Rc<Pool>, worker: &Rc<Worker>, now: Instant) {
-        let patience = worker.settings.query_wait_timeout;
+        let settings = worker.settings();
+        let patience = settings.query_wait_timeout;
         if !patience.is_zero() {
-            let size = worker.pool_size();
             let mut waiting = self.waiting.borrow_mut();
             while let Some(waiter) =
                 waiting.pop_front_if(|waiter| now.duration_since(waiter.since) >= patience)
             {
                 let waited_ms = now.duration_since(waiter.since).as_millis();
-                let is_full =
-                    worker.routing.is_usable(self.key.access, now) && self.live.borrow().len() >= size;
-                let report = if is_full {
-                    refusal::pool_is_full(waited_ms, size)
-                } else {
-                    let reason = worker.routing.reason();
-                    let why = if reason.is_empty() { self.trouble.borrow().clone() } else { reason };
-                    refusal::no_primary(waited_ms, &why)
-                };
-                let _ = waiter.give.send(Err(report));
+                let _ = waiter.give.send(Err(self.why_none(worker, waited_ms)));
             }
         }
-        let limit = worker.settings.server_idle_timeout;
+        let limit = settings.server_idle_timeout;
         let mut ended = Vec::new();
         if !limit.is_zero() {
             let mut idle = self.idle.borrow_mut();
+            let mut spare = self.quota.servers().saturating_sub(self.least());
             let mut at = 0;
-            while at < idle.len() {
+            while at < idle.len() && spare > 0 {
                 if now.duration_since(idle[at].released.get()) > limit {
                     ended.push(idle.remove(at));
+                    spare -= 1;
                 } else {
                     at += 1;
                 }
             }
         }
         ended.iter().for_each(|server| self.forget(&server.backend));
-        if !self.waiting.borrow().is_empty() {
+        if self.waiting.borrow().is_empty() {
+            self.owed_to.set(None);
+            self.keep_least(worker);
+        } else {
             self.pump(worker);
         }
+    }
+
+    /// What is told who has waited for too long.
+    fn why_none(&self, worker: &Worker, waited_ms: u128) -> Report {
+        if worker.halts.is_paused(&self.key) {
+            return refusal::paused(waited_ms, &self.key.database);
+        }
+        let full = self.full.borrow();
+        if let Some(scope) =
+            full.as_ref().filter(|_| worker.routing.is_usable(self.key.access, worker.tick()))
+        {
+            return refusal::pool_is_full(waited_ms, scope.setting());
+        }
+        let reason = worker.routing.reason();
+        let why = if reason.is_empty() { self.trouble.borrow().clone() } else { reason };
+        refusal::no_primary(waited_ms, &why)
     }
 
     /// Ends what belongs to another route than the present one.
@@ -329,8 +269,7 @@ impl Pool {
         }
         self.retry_at.set(None);
         // A primary whose machine is gone does not even refuse; its successor is not to be waited for until that is noticed.
-        self.generation.set(self.generation.get() + 1);
-        self.dialling.set(0);
+        self.dialling.borrow_mut().clear();
         self.pump(worker);
     }
 
@@ -348,11 +287,18 @@ impl Pool {
         self.pump(worker);
     }
 
-    /// How many are idle, held, dialled and waited for.
-    pub(crate) fn counts(&self) -> (usize, usize, usize, usize) {
-        let idle = self.idle.borrow().len();
-        let held = self.live.borrow().len().saturating_sub(idle);
-        (idle, held, self.dialling.get(), self.waiting.borrow().len())
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.borrow().len()
+    }
+
+    pub(crate) fn dialling(&self) -> usize {
+        self.dialling.borrow().len()
+    }
+
+    /// The servers that nobody holds, and since when.
+    pub(crate) fn idle_since(&self) -> Vec<(Rc<Backend>, Instant)> {
+        let idle = self.idle.borrow();
+        idle.iter().map(|server| (Rc::clone(&server.backend), server.released.get())).collect()
     }
 
     /// Since when the first in line waits.
@@ -364,6 +310,3 @@ impl Pool {
         self.live.borrow().clone()
     }
 }
-
-/// Between two logins that fail.
-const RETRY_INTERVAL: std::time::Duration = std::time::Duration::from_millis(50);

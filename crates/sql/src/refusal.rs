@@ -28,11 +28,34 @@ pub(crate) fn no_primary(waited_ms: u128, why: &str) -> Report {
         .hint("Try again; `mainstay status` on a member shows what is the matter.")
 }
 
-/// All server connections are busy.
-pub(crate) fn pool_is_full(waited_ms: u128, size: usize) -> Report {
+/// An administrator has halted the database.
+pub(crate) fn paused(waited_ms: u128, database: &str) -> Report {
+    Report::error("57P03", format!("database \"{database}\" is paused; nothing was executed"))
+        .detail(format!("Waited {waited_ms} ms. An administrator has paused it on the SQL proxy's console."))
+        .hint("Try again when it goes on: RESUME in database mainstay.")
+}
+
+/// In the words of PostgreSQL, for the same.
+pub(crate) fn disabled(database: &str) -> Report {
+    Report::fatal("55000", format!("database \"{database}\" is not currently accepting connections"))
+        .detail("An administrator has disabled it on the SQL proxy's console.")
+        .hint("ENABLE in database mainstay lets clients in again.")
+}
+
+/// All server connections are busy, and a limit allows no more of them.
+pub(crate) fn pool_is_full(waited_ms: u128, setting: &str) -> Report {
     Report::error("53300", "all server connections of the pool are in use; nothing was executed")
-        .detail(format!("Waited {waited_ms} ms for one of {size}."))
-        .hint("Raise default_pool_size, or end transactions sooner; SHOW POOLS in database mainstay tells who waits.")
+        .detail(format!("Waited {waited_ms} ms; {setting} allows no more of them."))
+        .hint(format!(
+            "Raise {setting} of [sql_proxy], or end transactions sooner; SHOW POOLS in database mainstay tells who waits."
+        ))
+}
+
+/// One database or user has as many clients as it may have.
+pub(crate) fn too_many_clients_of(setting: &str, most: usize) -> Report {
+    Report::fatal("53300", format!("client connections exceeded ({setting})"))
+        .detail(format!("{setting} is {most}."))
+        .hint(format!("Raise {setting} of [sql_proxy], or let applications keep fewer connections."))
 }
 
 pub(crate) fn too_many_clients(most: usize) -> Report {

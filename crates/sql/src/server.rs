@@ -26,12 +26,15 @@ pub(crate) struct Backend {
     pub(crate) place: crate::dial::Place,
     pub(crate) pid: i32,
     pub(crate) secret: Box<[u8]>,
-    descriptor: RawFd,
+    pub(crate) descriptor: RawFd,
+    pub(crate) opened: Instant,
     /// Why it was ended, if by us.
     ended: Cell<Option<&'static str>>,
     is_retired: Cell<bool>,
     cancels: Cell<u32>,
     cancelled: Notify,
+    /// Its place among those that there may be.
+    pub(crate) permit: Cell<Option<crate::quota::Permit>>,
 }
 
 impl Backend {
@@ -54,6 +57,8 @@ impl Backend {
             descriptor,
             ended: Cell::new(None),
             is_retired: Cell::new(false),
+            permit: Cell::new(None),
+            opened: Instant::now(),
             cancels: Cell::new(0),
             cancelled: Notify::new(),
         })

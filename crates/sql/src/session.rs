@@ -99,7 +99,7 @@ impl Session {
         is_console: bool,
     ) -> Session {
         worker.enter(&entry);
-        let pool = worker.pool(&entry.key);
+        let pool = Rc::clone(&entry.pool);
         let placeholders = base.keys().filter(|name| name.contains('.')).cloned().collect();
         Session {
             client,
@@ -133,7 +133,7 @@ impl Session {
         // What came together with the answer to the last question of the login.
         self.has_backlog = !self.client.rest.is_empty();
         let told = if self.is_console {
-            Box::pin(crate::console::serve(&self.worker, &mut self.client)).await
+            Box::pin(crate::console::serve(&self.worker, &self.entry, &mut self.client)).await
         } else {
             self.serve().await
         };
@@ -223,6 +223,7 @@ impl Session {
         server.current = Rc::clone(&self.wanted);
         *self.entry.backend.borrow_mut() = Some(Rc::clone(&server.backend));
         self.entry.set(Activity::Runs, self.worker.now());
+        crate::counters::count(&self.pool.counters.assigned, 1);
         self.server = Some(server);
     }
 
@@ -231,8 +232,9 @@ impl Session {
         self.may_commit = false;
         self.entry.is_committing.set(false);
         self.entry.set(Activity::Idle, self.worker.now());
-        crate::pool::count(&self.pool.counters.transactions, 1);
-        if self.pin.is_some() || self.is_dedicated || self.worker.settings.pool_mode == PoolMode::Session {
+        crate::counters::count(&self.pool.counters.transactions, 1);
+        if self.pin.is_some() || self.is_dedicated || self.pool.settings.get().pool_mode == PoolMode::Session
+        {
             return;
         }
         self.entry.backend.take();
@@ -288,7 +290,7 @@ impl Session {
         let is_new = self.pin.is_none() && !self.inspects && !self.is_dedicated;
         if !server.is_at_rest() || self.is_dedicated || server.backend.why_ended().is_some() {
             self.pool.drop_server(&self.worker, server);
-        } else if is_new && self.worker.settings.pool_mode != PoolMode::Session {
+        } else if is_new && self.pool.settings.get().pool_mode != PoolMode::Session {
             self.pool.release(&self.worker, server);
         } else {
             let (pool, worker) = (Rc::clone(&self.pool), Rc::clone(&self.worker));

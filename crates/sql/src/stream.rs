@@ -179,6 +179,19 @@ impl Connection {
         Ok(taken)
     }
 
+    /// Waits until the other side has gone. What it says meanwhile is kept.
+    pub(crate) async fn gone(&mut self) {
+        let mut chunk = [0; 256];
+        loop {
+            match std::future::poll_fn(|context| self.stream.poll_read(context, &mut chunk)).await {
+                Ok(read) if read > 0 && self.rest.len() < KEPT_CAPACITY => {
+                    self.rest.extend_from_slice(&chunk[..read]);
+                }
+                _ => return,
+            }
+        }
+    }
+
     /// Gives memory back that is not used.
     pub(crate) fn give_back(&mut self) {
         if self.rest.is_empty() && self.rest.capacity() > 0 {

@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,8 +15,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
+use crate::closing::Closing;
+use crate::crew::Crew;
 use crate::dial::Credentials;
+use crate::halts::Halts;
 use crate::pool::{Access, Pool, PoolKey};
+use crate::quota::{Permit, Quotas};
 use crate::routing::{Routing, Told};
 use crate::server::Backend;
 use crate::session_settings::SessionSettings;
@@ -41,6 +44,10 @@ pub(crate) struct Shared {
     /// Makes stand-ins of verifiers for users that do not exist.
     pub(crate) secret: [u8; 32],
     pub(crate) cancels: Arc<Vec<tokio::sync::mpsc::UnboundedSender<CancelRequest>>>,
+    pub(crate) crew: Crew,
+    pub(crate) quotas: Arc<Quotas>,
+    /// Where an administrator says that the proxy is to end.
+    pub(crate) end: tokio::sync::mpsc::UnboundedSender<Closing>,
 }
 
 /// What a client sends to have its statement cancelled.
@@ -64,13 +71,23 @@ pub(crate) struct ClientEntry {
     /// What it was told as its process id.
     pub(crate) pid: i32,
     pub(crate) secret: [u8; 4],
-    pub(crate) address: Option<IpAddr>,
     pub(crate) descriptor: RawFd,
+    pub(crate) is_encrypted: bool,
     pub(crate) key: PoolKey,
+    pub(crate) pool: Rc<Pool>,
+    /// Its place among the clients that there may be.
+    pub(crate) _room: Option<Permit>,
+    /// What it has asked for at its login.
+    pub(crate) base: SessionSettings,
+    pub(crate) connected: Instant,
     pub(crate) activity: Cell<Activity>,
     pub(crate) since: Cell<Instant>,
     /// Its last word is a `COMMIT` that is not answered yet.
     pub(crate) is_committing: Cell<bool>,
+    /// When its transaction has begun.
+    pub(crate) transaction_began: Cell<Instant>,
+    /// Somebody has asked to cancel what it does on the console.
+    pub(crate) is_cancelled: Cell<bool>,
     pub(crate) backend: RefCell<Option<Rc<Backend>>>,
     /// Why it is ended, if it is.
     pub(crate) ended: RefCell<Option<mainstay_pgwire::backend::Report>>,
@@ -88,8 +105,11 @@ impl ClientEntry {
 
     #[inline]
     pub(crate) fn set(&self, activity: Activity, now: Instant) {
-        if self.activity.replace(activity) != activity {
-            self.since.set(now);
+        let before = self.activity.replace(activity);
+        if before != activity {
+            let since = self.since.replace(now);
+            let counters = &self.pool.counters;
+            counters.changed((before, since), (activity, now), &self.transaction_began);
         }
     }
 }
@@ -105,7 +125,7 @@ type GreetingKey = (PoolKey, SessionSettings);
 
 pub(crate) struct Worker {
     pub(crate) index: usize,
-    pub(crate) settings: Arc<Settings>,
+    settings: RefCell<Arc<Settings>>,
     pub(crate) shared: Shared,
     pub(crate) routing: Routing,
     pub(crate) server_tls: Option<Arc<ClientConfig>>,
@@ -114,6 +134,7 @@ pub(crate) struct Worker {
     pub(crate) input: RefCell<Vec<u8>>,
     pub(crate) output: RefCell<Vec<u8>>,
     pub(crate) statements: Statements,
+    pub(crate) halts: Halts,
     pools: RefCell<HashMap<PoolKey, Rc<Pool>>>,
     credentials: RefCell<HashMap<Rc<str>, Credentials>>,
     greetings: RefCell<HashMap<GreetingKey, Reported>>,
@@ -128,7 +149,7 @@ impl Worker {
     pub(crate) fn new(index: usize, shared: Shared) -> Worker {
         Worker {
             index,
-            settings: Arc::clone(&shared.settings),
+            settings: RefCell::new(Arc::clone(&shared.settings)),
             routing: Routing::new(),
             server_tls: shared.server_tls.clone(),
             shared,
@@ -136,6 +157,7 @@ impl Worker {
             input: RefCell::new(vec![0; INPUT_BYTES]),
             output: RefCell::default(),
             statements: Statements::default(),
+            halts: Halts::default(),
             pools: RefCell::default(),
             credentials: RefCell::default(),
             greetings: RefCell::default(),
@@ -160,9 +182,8 @@ impl Worker {
         self.clock.get()
     }
 
-    /// How many server connections a pool of this worker has: its share of the process's.
-    pub(crate) fn pool_size(&self) -> usize {
-        (self.settings.default_pool_size as usize).div_ceil(self.shared.cancels.len().max(1)).max(1)
+    pub(crate) fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.borrow())
     }
 
     /// PgBouncer's `max_prepared_statements` has the same default.
@@ -174,7 +195,8 @@ impl Worker {
         if let Some(pool) = self.pools.borrow().get(key) {
             return Rc::clone(pool);
         }
-        let pool = Rc::new(Pool::new(key.clone()));
+        let settings = self.settings().of_pool(&key.database, key.access == Access::ReadOnly, &key.user);
+        let pool = Rc::new(Pool::new(key.clone(), settings, self.shared.quotas.of(key)));
         self.pools.borrow_mut().insert(key.clone(), Rc::clone(&pool));
         pool
     }
@@ -204,10 +226,28 @@ impl Worker {
         self.greetings.borrow().get(&(key.clone(), Rc::clone(settings))).cloned()
     }
 
+    /// On all threads: clients of the others need no server for it either.
     pub(crate) fn keep_greeting(
         &self,
         key: &PoolKey,
         settings: &SessionSettings,
+        parameters: BTreeMap<Box<str>, Box<str>>,
+    ) {
+        let (database, user, access) = (key.database.to_string(), key.user.to_string(), key.access);
+        let (settings, own) = (BTreeMap::clone(settings), self.index);
+        self.take_greeting(key.clone(), settings.clone(), parameters.clone());
+        self.shared.crew.tell(move |worker| {
+            if worker.index != own {
+                let key = PoolKey { database: database.as_str().into(), user: user.as_str().into(), access };
+                worker.take_greeting(key, settings.clone(), parameters.clone());
+            }
+        });
+    }
+
+    fn take_greeting(
+        &self,
+        key: PoolKey,
+        settings: BTreeMap<Box<str>, Box<str>>,
         parameters: BTreeMap<Box<str>, Box<str>>,
     ) {
         let mut greetings = self.greetings.borrow_mut();
@@ -215,7 +255,7 @@ impl Worker {
         if greetings.len() >= 1024 {
             greetings.clear();
         }
-        greetings.insert((key.clone(), Rc::clone(settings)), Rc::new(parameters));
+        greetings.insert((key, self.shared_settings(settings)), Rc::new(parameters));
     }
 
     pub(crate) fn credentials(&self, user: &str) -> Option<Credentials> {
@@ -264,15 +304,14 @@ impl Worker {
         self.clients.borrow().values().cloned().collect()
     }
 
-    /// The server connection on which the client's statement runs, if the secret is right.
-    pub(crate) fn running(&self, request: &CancelRequest) -> Option<Rc<Backend>> {
+    /// The client that a request is for, if the secret is right.
+    pub(crate) fn to_cancel(&self, request: &CancelRequest) -> Option<Rc<ClientEntry>> {
         let clients = self.clients.borrow();
         let entry = clients.get(&request.pid)?;
         // As long for a wrong one as for the right one.
         let difference = entry.secret.iter().zip(&request.secret).fold(0, |found, (a, b)| found | (a ^ b));
         let is_right = difference == 0 && request.secret.len() == entry.secret.len();
-        // The wait of a commit for its standbys is not cancelled: it would be a commit that may be lost.
-        entry.backend.borrow().clone().filter(|_| is_right && !entry.is_committing.get())
+        is_right.then(|| Rc::clone(entry))
     }
 
     /// Follows the routes, ends what waits too long, and never returns.
@@ -289,7 +328,10 @@ impl Worker {
             let now = self.tick();
             if now >= next_sweep {
                 next_sweep = now + SWEEP_INTERVAL;
-                self.pools().iter().for_each(|pool| pool.sweep(&self, now));
+                for pool in self.pools() {
+                    pool.sweep(&self, now);
+                    pool.counters.sweep(now);
+                }
                 self.sweep_clients(now);
                 self.end_doubtful(now);
             }
@@ -302,7 +344,7 @@ impl Worker {
 
     /// Transactions that were held since the lease could not be believed any more are not held for longer than clients wait.
     fn end_doubtful(&self, now: Instant) {
-        let patience = self.settings.query_wait_timeout;
+        let patience = self.settings().query_wait_timeout;
         if !patience.is_zero() && self.routing.doubted_for(now) > patience {
             self.pools().iter().for_each(|pool| {
                 pool.end_writers(
@@ -314,9 +356,13 @@ impl Worker {
 
     fn sweep_clients(&self, now: Instant) {
         let over = |limit: Duration, since: Instant| !limit.is_zero() && now.duration_since(since) > limit;
-        let settings = &self.settings;
+        let settings = self.settings();
         for entry in self.clients() {
             let since = entry.since.get();
+            let is_begun = matches!(entry.activity.get(), Activity::Runs | Activity::InTransaction);
+            if is_begun && over(settings.transaction_timeout, entry.transaction_began.get()) {
+                entry.end(crate::refusal::killed("transaction_timeout"));
+            }
             match entry.activity.get() {
                 Activity::Idle if over(settings.client_idle_timeout, since) => {
                     entry.end(crate::refusal::killed("client_idle_timeout"));
@@ -342,8 +388,11 @@ impl Worker {
         }
     }
 
-    pub(crate) fn client_count(&self) -> usize {
-        self.clients.borrow().len()
+    /// With those who look at the console, or without.
+    pub(crate) fn client_count(&self, with_console: bool) -> usize {
+        let is_counted =
+            |entry: &&Rc<ClientEntry>| with_console || !crate::console::is_console(&entry.key.database);
+        self.clients.borrow().values().filter(is_counted).count()
     }
 }
 

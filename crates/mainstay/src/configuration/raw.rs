@@ -86,15 +86,54 @@ pub(super) struct SqlProxy {
     pub(super) listen: Option<Spanned<String>>,
     pub(super) listen_readonly: Option<Spanned<String>>,
     pub(super) pool_mode: Option<Spanned<String>>,
-    pub(super) default_pool_size: Option<Spanned<i64>>,
-    pub(super) max_client_conn: Option<Spanned<i64>>,
+    pub(super) reserve_pool_timeout: Option<Spanned<String>>,
+    pub(super) client_login_timeout: Option<Spanned<String>>,
+    pub(super) server_connect_timeout: Option<Spanned<String>>,
+    pub(super) server_login_retry: Option<Spanned<String>>,
+    pub(super) cancel_wait_timeout: Option<Spanned<String>>,
     pub(super) query_wait_timeout: Option<Spanned<String>>,
     pub(super) server_idle_timeout: Option<Spanned<String>>,
     pub(super) server_lifetime: Option<Spanned<String>>,
     pub(super) client_idle_timeout: Option<Spanned<String>>,
     pub(super) idle_transaction_timeout: Option<Spanned<String>>,
+    pub(super) transaction_timeout: Option<Spanned<String>>,
     pub(super) query_timeout: Option<Spanned<String>>,
+    pub(super) log_min_duration: Option<Spanned<String>>,
+    pub(super) default_pool_size: Option<Spanned<i64>>,
+    pub(super) min_pool_size: Option<Spanned<i64>>,
+    pub(super) reserve_pool_size: Option<Spanned<i64>>,
+    pub(super) max_db_connections: Option<Spanned<i64>>,
+    pub(super) max_user_connections: Option<Spanned<i64>>,
+    pub(super) max_client_conn: Option<Spanned<i64>>,
+    pub(super) max_db_client_connections: Option<Spanned<i64>>,
+    pub(super) max_user_client_connections: Option<Spanned<i64>>,
     pub(super) workers: Option<Spanned<i64>>,
+    #[serde(default)]
+    pub(super) databases: BTreeMap<String, SqlProxyDatabase>,
+    #[serde(default)]
+    pub(super) users: BTreeMap<String, SqlProxyUser>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SqlProxyDatabase {
+    pub(super) pool_mode: Option<Spanned<String>>,
+    pub(super) pool_size: Option<Spanned<i64>>,
+    pub(super) min_pool_size: Option<Spanned<i64>>,
+    pub(super) reserve_pool_size: Option<Spanned<i64>>,
+    pub(super) server_lifetime: Option<Spanned<String>>,
+    pub(super) max_db_connections: Option<Spanned<i64>>,
+    pub(super) max_db_client_connections: Option<Spanned<i64>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SqlProxyUser {
+    pub(super) pool_mode: Option<Spanned<String>>,
+    pub(super) pool_size: Option<Spanned<i64>>,
+    pub(super) reserve_pool_size: Option<Spanned<i64>>,
+    pub(super) max_user_connections: Option<Spanned<i64>>,
+    pub(super) max_user_client_connections: Option<Spanned<i64>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -173,6 +173,12 @@ fn a_sql_proxy_has_defaults_and_the_member_learns_of_it() {
     assert_eq!((settings.listen_readonly, settings.worker_threads()), (None, 3));
     assert_eq!(settings.pool_mode, mainstay_sql::PoolMode::Session);
     assert_eq!(settings.query_timeout, Duration::from_secs(120));
+    let table = "max_user_connections = 7\nlog_min_duration = \"250ms\"\n[sql_proxy.databases.\"app@ro\"]\npool_size = 5\n\
+                 [sql_proxy.users.batch]\npool_mode = \"session\"\n";
+    let settings = proxy(&directory, table).expect("it is good").expect("it is there");
+    assert_eq!((settings.max_user_connections, settings.databases["app@ro"].pool_size), (7, Some(5)));
+    assert_eq!(settings.users["batch"].pool_mode, Some(mainstay_sql::PoolMode::Session));
+    assert_eq!(settings.log_min_duration, Some(Duration::from_millis(250)));
 
     let none = directory.parse(&good()).expect("it is good");
     let wanted = directory.parse(&format!("{}[sql_proxy]\n", good())).expect("it is good");
@@ -198,6 +204,21 @@ fn a_mistake_in_the_proxys_table_is_named_with_its_line() {
         ("default_pool_size = 0", "default_pool_size 0 is not between 1 and 10000"),
         ("workers = -1", "workers -1 is not between 0 and 256"),
         ("query_timeout = \"5\"", "mainstay.toml:17: \"5\" is not a length of time"),
+        ("max_db_connections = -1", "max_db_connections -1 is not between 0 and 1000000"),
+        ("min_pool_size = 21", "mainstay.toml:17: min_pool_size is more than the pool may have"),
+        (
+            "[sql_proxy.databases.app]\npool_sise = 1",
+            "unknown key \"pool_sise\"; did you mean \"pool_size\"?",
+        ),
+        (
+            "[sql_proxy.databases.app]\npool_size = 0",
+            "mainstay.toml:18: pool_size 0 is not between 1 and 10000",
+        ),
+        (
+            "min_pool_size = 2\n[sql_proxy.databases.app]\npool_size = 1",
+            "mainstay.toml:19: min_pool_size is more than the pool may have",
+        ),
+        ("[sql_proxy.users.app]\npool_mode = \"fast\"", "mainstay.toml:18: pool_mode \"fast\" is none of"),
         ("server_lifetime = \"1000h\"", "server_lifetime \"1000h\" is longer than 30 days"),
     ] {
         let error = proxy(&directory, table).expect_err(expected);

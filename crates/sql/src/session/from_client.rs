@@ -7,7 +7,7 @@ use mainstay_pgwire::backend::Report;
 use mainstay_pgwire::frame::{self, push, push_string};
 
 use super::{Session, Step};
-use crate::pool::count;
+use crate::counters::count;
 use crate::refusal;
 use crate::server::{Expect, Server};
 use crate::sql_text::{self, Traits};

@@ -7,7 +7,7 @@ use mainstay_pgwire::backend::report_field;
 use mainstay_pgwire::frame;
 
 use super::{Session, Step};
-use crate::pool::count;
+use crate::counters::count;
 use crate::server::{Expect, Reply, ReplyKind};
 
 /// A message longer than this is passed on in pieces. Shorter ones go as a whole, so that an error can always be told between

@@ -11,7 +11,7 @@ use mainstay_pgwire::backend::{self, Report};
 use mainstay_pgwire::frame::string;
 
 use super::{Session, Step};
-use crate::pool::count;
+use crate::counters::count;
 use crate::refusal;
 use crate::sql_text::{self, Traits};
 use crate::worker::Activity;

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use mainstay_pgwire::frame::{push, push_string, string};
 
 use super::{Session, Step, Unnamed};
+use crate::counters::count;
 use crate::refusal;
 use crate::server::{Reply, ReplyKind};
 use crate::sql_text;
@@ -17,7 +18,9 @@ impl Session {
         let (text, _) = string(body).ok_or_else(broken)?;
         let Some(server) = self.server.as_mut() else { return Ok(()) };
         server.is_unsynced = true;
+        count(&self.pool.counters.client_parses, 1);
         if name.is_empty() {
+            count(&self.pool.counters.server_parses, 1);
             let traits = sql_text::traits(text);
             let id = self.worker.next_unnamed.get();
             self.worker.next_unnamed.set(id + 1);
@@ -91,6 +94,7 @@ impl Session {
             push_string(out, &statement.name());
         });
         self.reply(answer, Some(statement.id));
+        count(&self.pool.counters.server_parses, 1);
         statement.push_parse(output);
     }
 
@@ -120,6 +124,7 @@ impl Session {
         if self.unnamed.id != 0 && server.unnamed != self.unnamed.id {
             server.unnamed = self.unnamed.id;
             self.reply(ReplyKind::Swallow, None);
+            count(&self.pool.counters.server_parses, 1);
             output.extend_from_slice(&self.unnamed.message);
         }
     }
@@ -128,6 +133,7 @@ impl Session {
         let broken = || Step::Ended(Some(refusal::protocol_violation("Bind without its names")));
         let (portal, after) = string(&message[5..]).ok_or_else(broken)?;
         let (name, rest) = string(after).ok_or_else(broken)?;
+        count(&self.pool.counters.binds, 1);
         if let Some(server) = self.server.as_mut() {
             server.is_unsynced = true;
         }

@@ -158,7 +158,7 @@ impl Session {
             return Ok(());
         }
         self.entry.set(Activity::InTransaction, self.worker.now());
-        if self.worker.settings.pool_mode == PoolMode::Statement {
+        if self.pool.settings.get().pool_mode == PoolMode::Statement {
             let report = mainstay_pgwire::backend::Report::fatal(
                 "25001",
                 "transaction blocks are not allowed in statement pooling mode",

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use mainstay_sql::Settings;
+
 use crate::postgres::{Postgres, wait_for};
 use crate::proxy::{Proxy, settings};
 use crate::wire::{Wire, kinds, outcome, tags};
@@ -9,30 +11,68 @@ use crate::wire::{Wire, kinds, outcome, tags};
 #[test]
 fn the_console_shows_and_ends() {
     let proxy = Proxy::of_size(2);
-    let (mut one, mut two) = (proxy.client(), proxy.client());
+    let (mut one, mut two) = (proxy.client(), proxy.client_with(&[("application_name", "shop")]));
     one.ok("BEGIN");
     for database in ["mainstay", "pgbouncer"] {
         let mut console = proxy.boss(database);
-        for what in ["POOLS", "CLIENTS", "SERVERS", "STATS", "DATABASES", "ROUTES", "CONFIG", "VERSION"] {
-            assert!(!console.ok(&format!("show {what};")).is_empty(), "{what}");
+        let all = "POOLS CLIENTS SERVERS SOCKETS STATS STATS_TOTALS STATS_AVERAGES TOTALS DATABASES USERS LISTS MEM STATE \
+                   ROUTES CONFIG VERSION HELP";
+        for what in all.split(' ') {
+            assert!(!console.table(&format!("show {what};")).is_empty(), "{what}");
         }
-        let pools = console.ok("SHOW POOLS");
-        assert_eq!(pools[0][..3], ["app", "app", "rw"].map(|text| Some(text.to_owned())));
-        assert_eq!(pools[0][3].as_deref(), Some("1"), "active clients");
+        let pool = console.table("SHOW POOLS").remove(0);
+        let values =
+            ["database", "user", "cl_active", "cl_idle", "sv_active", "pool_mode"].map(|name| &*pool[name]);
+        assert_eq!(values, ["app", "app", "2", "1", "1", "transaction"]);
         assert_eq!(console.code("SHOW NOTHING"), "42601");
-        assert_eq!(console.code("KILL 999999"), "42704");
+        assert_eq!(console.code("KILL_CLIENT 999999"), "42704");
         assert_eq!(console.code("SELECT 1"), "42601");
+        assert_eq!(kinds(&console.simple(";").go()), "IZ", "what a driver pings with");
     }
     let mut console = proxy.boss("mainstay");
+    let clients = console.table("SHOW CLIENTS");
+    let shop = clients.iter().find(|client| client["application_name"] == "shop").unwrap();
+    assert_eq!((&*shop["id"], &*shop["state"]), (&*two.key.0.to_string(), "idle"));
+    assert_eq!(shop["port"], two.socket.as_ref().unwrap().local_addr().unwrap().port().to_string());
+    let begun = clients.iter().find(|client| client["id"] == one.key.0.to_string()).unwrap();
+    assert_eq!((&*begun["state"], &*begun["activity"]), ("active", "idle in transaction"));
+    let servers = console.table("SHOW SERVERS");
+    let linked = servers.iter().find(|server| server["link"] == begun["ptr"]).unwrap();
+    assert_eq!((&linked["ptr"], &linked["remote_pid"]), (&begun["link"], &begun["remote_pid"]));
     let pid = two.one("SELECT pg_backend_pid()");
     assert_eq!(tags(&console.simple("RECONNECT").go()), ["RECONNECT"]);
     assert_ne!(two.one("SELECT pg_backend_pid()"), pid);
     assert_eq!(one.one("SELECT 1"), "1");
-    console.ok(&format!("KILL {}", one.key.0));
+    console.ok(&format!("KILL_CLIENT {}", one.key.0));
     let messages = one.until_ready();
     assert_eq!(outcome(&messages).unwrap_err().code, "57P01");
     assert_eq!(kinds(&messages), "E!");
     assert_eq!(two.one("SELECT 1"), "1");
+}
+
+#[test]
+fn the_console_shows_all_threads() {
+    let size = Settings { workers: 3, default_pool_size: 6, ..settings() };
+    let proxy = Proxy::with(Postgres::shared(), size);
+    let mut clients: Vec<Wire> = (0..24).map(|_| proxy.client()).collect();
+    clients.iter_mut().for_each(|client| assert_eq!(client.one("SELECT 1"), "1"));
+    let mut console = proxy.boss("mainstay");
+    let shown = console.table("SHOW CLIENTS");
+    assert!(clients.iter().all(|client| shown.iter().any(|row| row["id"] == client.key.0.to_string())));
+    let pools: Vec<_> =
+        console.table("SHOW POOLS").into_iter().filter(|pool| pool["database"] == "app").collect();
+    assert_eq!((pools.len(), &*pools[0]["cl_active"], &*pools[0]["pool_size"]), (1, "24", "6"));
+    let stats = console.table("SHOW STATS").into_iter().find(|row| row["database"] == "app").unwrap();
+    assert_eq!((&*stats["total_xact_count"], &*stats["total_query_count"]), ("24", "24"));
+    assert!(stats["total_query_time"].parse::<u64>().unwrap() > 0);
+    // Whichever thread has them, all can be ended.
+    for client in &mut clients {
+        console.ok(&format!("KILL_CLIENT {}", client.key.0));
+        assert_eq!(outcome(&client.until_ready()).unwrap_err().code, "57P01");
+    }
+    wait_for("all to be gone", || {
+        console.table("SHOW POOLS").iter().all(|pool| pool["database"] != "app" || pool["cl_active"] == "0")
+    });
 }
 
 #[test]

@@ -12,8 +12,7 @@ use crate::wire::{Wire, code, kinds, outcome, tags};
 
 /// How many wait for a server, by what the console says.
 fn waiting(console: &mut Wire) -> usize {
-    let rows = console.ok("SHOW CLIENTS");
-    rows.iter().filter(|row| row[4].as_deref() == Some("waiting")).count()
+    console.table("SHOW CLIENTS").iter().filter(|client| client["state"] == "waiting").count()
 }
 
 fn wait_until_waiting(proxy: &Proxy, count: usize) {

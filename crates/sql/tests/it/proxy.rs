@@ -1,10 +1,12 @@
 //! A proxy in this process, with its member and its PostgreSQL.
 
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_sql::{Paths, Settings};
+use mainstay_sql::{Operator, Paths, Settings};
 
 use crate::member::Member;
 use crate::postgres::{Postgres, Scratch, free_port, wait_for};
@@ -64,13 +66,15 @@ impl Proxy {
             authority: scratch.0.join("authority.crt"),
         };
         prepare(&paths, &member);
+        let socket = scratch.0.join("operator.sock");
+        let operator = Operator { socket: Some(UnixListener::bind(&socket).unwrap()), read: None };
         let (end, ended) = tokio::sync::oneshot::channel::<()>();
         let thread = std::thread::spawn(move || {
             let end = async {
                 let _ = ended.await;
                 Ok(())
             };
-            mainstay_sql::run_until(&settings, &paths, end).unwrap();
+            mainstay_sql::run_until(&settings, &paths, operator, end).unwrap();
         });
         wait_for("the proxy to listen", || Wire::tcp(port).is_ok());
         let (end, thread) = (Some(end), Some(thread));
@@ -92,6 +96,15 @@ impl Proxy {
 
     pub(crate) fn client(&self) -> Wire {
         self.client_with(&[])
+    }
+
+    /// What it answers the member.
+    pub(crate) fn order(&self, line: &str) -> serde_json::Value {
+        let mut stream = UnixStream::connect(self.scratch.0.join("operator.sock")).unwrap();
+        stream.write_all(format!("{line}\n").as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        serde_json::from_str(&answer).unwrap()
     }
 
     pub(crate) fn boss(&self, database: &str) -> Wire {

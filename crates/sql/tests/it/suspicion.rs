@@ -42,7 +42,7 @@ fn read_query(stream: &mut TcpStream) -> std::io::Result<()> {
 /// The result of a query, with values of many lengths.
 fn answer() -> Vec<u8> {
     let mut out = Vec::new();
-    backend::push_text_columns(&mut out, &["a"]);
+    backend::push_columns(&mut out, &[("a", backend::ColumnType::Text)]);
     for length in [0, 1, 5_000, 64 * 1024 - 12, 64 * 1024, 200_000] {
         backend::push_row(&mut out, &[Some("r".repeat(length).as_str())]);
     }

@@ -290,6 +290,17 @@ impl Wire {
         self.query(sql).unwrap_or_else(|failure| panic!("{sql}: {failure}"))
     }
 
+    /// Rows by the names of their columns.
+    pub(crate) fn table(&mut self, sql: &str) -> Vec<std::collections::BTreeMap<String, String>> {
+        let messages = self.simple(sql).go();
+        let names = columns(&messages);
+        let rows = outcome(&messages).unwrap();
+        let row = |row: Vec<Option<String>>| {
+            names.iter().cloned().zip(row.into_iter().map(Option::unwrap_or_default))
+        };
+        rows.into_iter().map(|values| row(values).collect()).collect()
+    }
+
     /// The only value.
     pub(crate) fn one(&mut self, sql: &str) -> String {
         let rows = self.ok(sql);
@@ -326,6 +337,18 @@ pub(crate) fn outcome(messages: &[Message]) -> Result<Rows, Failure> {
         }
     }
     Ok(rows)
+}
+
+/// The names of the columns.
+pub(crate) fn columns(messages: &[Message]) -> Vec<String> {
+    let (_, body) = messages.iter().find(|(kind, _)| *kind == b'T').expect("a description of rows");
+    let mut rest = &body[2..];
+    let mut names = Vec::new();
+    while let Some((name, after)) = string(rest) {
+        names.push(String::from_utf8_lossy(name).into_owned());
+        rest = &after[18..];
+    }
+    names
 }
 
 /// The tags of the commands that have ended.

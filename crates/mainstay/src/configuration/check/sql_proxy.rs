@@ -1,11 +1,12 @@
 //! The proxy that pools clients' connections.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use mainstay_member::configuration::MemberRow;
-use mainstay_sql::{PoolMode, Settings};
+use mainstay_sql::{DatabaseSettings, PoolMode, Settings, UserSettings};
 use toml::Spanned;
 
 use super::{Checked, at, duration};
@@ -13,6 +14,7 @@ use crate::configuration::raw;
 
 /// A longer one is a mistake of the unit.
 const LONGEST: Duration = Duration::from_secs(30 * 86_400);
+const MOST_CONNECTIONS: u32 = 1_000_000;
 
 pub(super) fn check(raw: Option<&Spanned<raw::SqlProxy>>, own: &MemberRow) -> Checked<Option<Settings>> {
     let Some(table) = raw else { return Ok(None) };
@@ -45,43 +47,150 @@ pub(super) fn check(raw: Option<&Spanned<raw::SqlProxy>>, own: &MemberRow) -> Ch
             format!("listen_readonly is where listen is, {listen}; name another port, or \"\" for none");
         return Err(super::Problem { span, message });
     }
-    let time = |key, value: &Option<Spanned<String>>, default| time(key, value.as_ref(), default);
-    Ok(Some(Settings {
-        listen,
-        listen_readonly,
-        pool_mode: pool_mode(raw.pool_mode.as_ref())?,
-        default_pool_size: number(
-            "default_pool_size",
-            raw.default_pool_size.as_ref(),
-            1..=10_000,
-            default.default_pool_size,
+    let settings = Settings { listen, listen_readonly, ..of_table(raw, default)? };
+    for (name, raw) in &raw.databases {
+        if settings.databases.get(name).is_some_and(|database| !fits(&settings, database)) {
+            let value = raw.min_pool_size.as_ref().or(raw.pool_size.as_ref());
+            return Err(too_small(value.map_or(table.span(), Spanned::span)));
+        }
+    }
+    if !fits(&settings, &DatabaseSettings::default()) {
+        return Err(too_small(raw.min_pool_size.as_ref().map_or(table.span(), Spanned::span)));
+    }
+    Ok(Some(settings))
+}
+
+/// Whether as many connections may be open as are to be kept open.
+fn fits(settings: &Settings, database: &DatabaseSettings) -> bool {
+    let least = database.min_pool_size.unwrap_or(settings.min_pool_size);
+    least <= database.pool_size.unwrap_or(settings.default_pool_size)
+}
+
+fn too_small(span: std::ops::Range<usize>) -> super::Problem {
+    let message =
+        "min_pool_size is more than the pool may have; raise the pool's size, or lower it".to_owned();
+    super::Problem { span: Some(span), message }
+}
+
+fn of_table(raw: &raw::SqlProxy, default: Settings) -> Checked<Settings> {
+    let time_or =
+        |key, value: &Option<Spanned<String>>, default| Ok(time(key, value.as_ref())?.unwrap_or(default));
+    let limit = |key, value: &Option<Spanned<i64>>, default| {
+        Ok(number(key, value.as_ref(), 0..=MOST_CONNECTIONS)?.unwrap_or(default))
+    };
+    Ok(Settings {
+        pool_mode: pool_mode(raw.pool_mode.as_ref())?.unwrap_or_default(),
+        default_pool_size: pool_size("default_pool_size", raw.default_pool_size.as_ref())?
+            .unwrap_or(default.default_pool_size),
+        max_client_conn: number("max_client_conn", raw.max_client_conn.as_ref(), 1..=MOST_CONNECTIONS)?
+            .unwrap_or(default.max_client_conn),
+        workers: number("workers", raw.workers.as_ref(), 0..=256)?.unwrap_or(default.workers),
+        log_min_duration: time("log_min_duration", raw.log_min_duration.as_ref())?,
+        min_pool_size: limit("min_pool_size", &raw.min_pool_size, default.min_pool_size)?,
+        reserve_pool_size: limit("reserve_pool_size", &raw.reserve_pool_size, default.reserve_pool_size)?,
+        max_db_connections: limit("max_db_connections", &raw.max_db_connections, default.max_db_connections)?,
+        max_user_connections: limit(
+            "max_user_connections",
+            &raw.max_user_connections,
+            default.max_user_connections,
         )?,
-        max_client_conn: number(
-            "max_client_conn",
-            raw.max_client_conn.as_ref(),
-            1..=1_000_000,
-            default.max_client_conn,
+        max_db_client_connections: limit(
+            "max_db_client_connections",
+            &raw.max_db_client_connections,
+            default.max_db_client_connections,
         )?,
-        query_wait_timeout: time("query_wait_timeout", &raw.query_wait_timeout, default.query_wait_timeout)?,
-        server_idle_timeout: time(
+        max_user_client_connections: limit(
+            "max_user_client_connections",
+            &raw.max_user_client_connections,
+            default.max_user_client_connections,
+        )?,
+        reserve_pool_timeout: time_or(
+            "reserve_pool_timeout",
+            &raw.reserve_pool_timeout,
+            default.reserve_pool_timeout,
+        )?,
+        client_login_timeout: time_or(
+            "client_login_timeout",
+            &raw.client_login_timeout,
+            default.client_login_timeout,
+        )?,
+        server_connect_timeout: time_or(
+            "server_connect_timeout",
+            &raw.server_connect_timeout,
+            default.server_connect_timeout,
+        )?,
+        server_login_retry: time_or(
+            "server_login_retry",
+            &raw.server_login_retry,
+            default.server_login_retry,
+        )?,
+        cancel_wait_timeout: time_or(
+            "cancel_wait_timeout",
+            &raw.cancel_wait_timeout,
+            default.cancel_wait_timeout,
+        )?,
+        query_wait_timeout: time_or(
+            "query_wait_timeout",
+            &raw.query_wait_timeout,
+            default.query_wait_timeout,
+        )?,
+        server_idle_timeout: time_or(
             "server_idle_timeout",
             &raw.server_idle_timeout,
             default.server_idle_timeout,
         )?,
-        server_lifetime: time("server_lifetime", &raw.server_lifetime, default.server_lifetime)?,
-        client_idle_timeout: time(
+        server_lifetime: time_or("server_lifetime", &raw.server_lifetime, default.server_lifetime)?,
+        client_idle_timeout: time_or(
             "client_idle_timeout",
             &raw.client_idle_timeout,
             default.client_idle_timeout,
         )?,
-        idle_transaction_timeout: time(
+        idle_transaction_timeout: time_or(
             "idle_transaction_timeout",
             &raw.idle_transaction_timeout,
             default.idle_transaction_timeout,
         )?,
-        query_timeout: time("query_timeout", &raw.query_timeout, default.query_timeout)?,
-        workers: number("workers", raw.workers.as_ref(), 0..=256, default.workers)?,
-    }))
+        transaction_timeout: time_or(
+            "transaction_timeout",
+            &raw.transaction_timeout,
+            default.transaction_timeout,
+        )?,
+        query_timeout: time_or("query_timeout", &raw.query_timeout, default.query_timeout)?,
+        databases: each(&raw.databases, database)?,
+        users: each(&raw.users, user)?,
+        ..default
+    })
+}
+
+fn each<Raw, Settings>(
+    raw: &BTreeMap<String, Raw>,
+    check: impl Fn(&Raw) -> Checked<Settings>,
+) -> Checked<BTreeMap<String, Settings>> {
+    raw.iter().map(|(name, raw)| Ok((name.clone(), check(raw)?))).collect()
+}
+
+fn database(raw: &raw::SqlProxyDatabase) -> Checked<DatabaseSettings> {
+    let limit = |key, value: &Option<Spanned<i64>>| number(key, value.as_ref(), 0..=MOST_CONNECTIONS);
+    Ok(DatabaseSettings {
+        pool_mode: pool_mode(raw.pool_mode.as_ref())?,
+        pool_size: pool_size("pool_size", raw.pool_size.as_ref())?,
+        min_pool_size: limit("min_pool_size", &raw.min_pool_size)?,
+        reserve_pool_size: limit("reserve_pool_size", &raw.reserve_pool_size)?,
+        server_lifetime: time("server_lifetime", raw.server_lifetime.as_ref())?,
+        max_db_connections: limit("max_db_connections", &raw.max_db_connections)?,
+        max_db_client_connections: limit("max_db_client_connections", &raw.max_db_client_connections)?,
+    })
+}
+
+fn user(raw: &raw::SqlProxyUser) -> Checked<UserSettings> {
+    let limit = |key, value: &Option<Spanned<i64>>| number(key, value.as_ref(), 0..=MOST_CONNECTIONS);
+    Ok(UserSettings {
+        pool_mode: pool_mode(raw.pool_mode.as_ref())?,
+        pool_size: pool_size("pool_size", raw.pool_size.as_ref())?,
+        reserve_pool_size: limit("reserve_pool_size", &raw.reserve_pool_size)?,
+        max_user_connections: limit("max_user_connections", &raw.max_user_connections)?,
+        max_user_client_connections: limit("max_user_client_connections", &raw.max_user_client_connections)?,
+    })
 }
 
 fn address(key: &str, value: &Spanned<String>) -> Checked<SocketAddr> {
@@ -111,12 +220,12 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     one.port() == other.port() && (one.ip() == other.ip() || covers(one, other) || covers(other, one))
 }
 
-fn pool_mode(value: Option<&Spanned<String>>) -> Checked<PoolMode> {
-    let Some(value) = value else { return Ok(PoolMode::default()) };
+fn pool_mode(value: Option<&Spanned<String>>) -> Checked<Option<PoolMode>> {
+    let Some(value) = value else { return Ok(None) };
     match value.get_ref().as_str() {
-        "session" => Ok(PoolMode::Session),
-        "transaction" => Ok(PoolMode::Transaction),
-        "statement" => Ok(PoolMode::Statement),
+        "session" => Ok(Some(PoolMode::Session)),
+        "transaction" => Ok(Some(PoolMode::Transaction)),
+        "statement" => Ok(Some(PoolMode::Statement)),
         other => Err(at(
             value,
             format!("pool_mode {other:?} is none of \"transaction\", \"session\" and \"statement\""),
@@ -124,15 +233,14 @@ fn pool_mode(value: Option<&Spanned<String>>) -> Checked<PoolMode> {
     }
 }
 
-fn number(
-    key: &str,
-    value: Option<&Spanned<i64>>,
-    may_be: RangeInclusive<u32>,
-    default: u32,
-) -> Checked<u32> {
-    let Some(value) = value else { return Ok(default) };
+fn pool_size(key: &str, value: Option<&Spanned<i64>>) -> Checked<Option<u32>> {
+    number(key, value, 1..=10_000)
+}
+
+fn number(key: &str, value: Option<&Spanned<i64>>, may_be: RangeInclusive<u32>) -> Checked<Option<u32>> {
+    let Some(value) = value else { return Ok(None) };
     match u32::try_from(*value.get_ref()).ok().filter(|number| may_be.contains(number)) {
-        Some(number) => Ok(number),
+        Some(number) => Ok(Some(number)),
         None => {
             let (least, most) = may_be.into_inner();
             Err(at(value, format!("{key} {} is not between {least} and {most}", value.get_ref())))
@@ -140,13 +248,13 @@ fn number(
     }
 }
 
-fn time(key: &str, value: Option<&Spanned<String>>, default: Duration) -> Checked<Duration> {
-    let Some(value) = value else { return Ok(default) };
+fn time(key: &str, value: Option<&Spanned<String>>) -> Checked<Option<Duration>> {
+    let Some(value) = value else { return Ok(None) };
     let length = duration(value)?;
     if length > LONGEST {
         let message =
             format!("{key} {:?} is longer than 30 days; write \"0s\" for no limit", value.get_ref());
         return Err(at(value, message));
     }
-    Ok(length)
+    Ok(Some(length))
 }
