@@ -127,6 +127,7 @@ impl Session {
         match kind {
             b'Q' => {
                 let text = &message[5..];
+                self.speaks(text);
                 let instead = if sql_text::first_word(text).eq_ignore_ascii_case(b"deallocate") {
                     self.deallocate(text, output)
                 } else {

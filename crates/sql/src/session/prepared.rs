@@ -137,6 +137,7 @@ impl Session {
         }
         if name.is_empty() {
             self.have_unnamed(output);
+            self.speaks_prepared(None);
             let traits = self.unnamed.traits;
             (self.may_commit, self.inspects) =
                 (self.may_commit | traits.may_commit, self.inspects | traits.may_leave_state);
@@ -148,6 +149,7 @@ impl Session {
             return Ok(());
         };
         self.have(&statement, output);
+        self.speaks_prepared(Some(&statement));
         self.may_commit |= statement.traits.may_commit;
         self.inspects |= statement.traits.may_leave_state;
         let own = statement.name();
