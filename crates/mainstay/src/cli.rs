@@ -1,5 +1,6 @@
 //! The command line: verb first, every verb with an example.
 
+mod certificates;
 mod client;
 mod config;
 mod demo;
@@ -7,6 +8,7 @@ pub(crate) mod logs;
 mod members;
 pub(crate) mod operate;
 mod shared;
+mod sql;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -18,6 +20,7 @@ use operate::{FailoverOptions, MaintenanceOptions, PauseOptions, RecoverOptions,
 
 use crate::commands::verify::known_check;
 use crate::configuration::length_of_time;
+pub(crate) use certificates::CertificatesVerb;
 pub(crate) use client::{ClientOptions, ClientVerb};
 pub(crate) use config::{
     ChangeOptions, CheckOptions, ConfigVerb, Place, ReloadOptions, RestartOptions, RoleName, ShowOptions,
@@ -27,6 +30,7 @@ pub(crate) use members::{
 };
 pub(crate) use operate::{HealOptions, HitOptions, ThawOptions};
 pub(crate) use shared::{ConfigOptions, SharedByVerbs, SharedOptions};
+pub(crate) use sql::{SqlOrderOptions, SqlStatusOptions, SqlVerb};
 
 /// Keeps a PostgreSQL-backed application up on three machines, or on two and a witness.
 #[derive(Debug, Parser)]
@@ -139,6 +143,9 @@ pub(crate) enum Verb {
     /// Let a member read its own file again: what can change at once changes, the rest is named
     #[command(after_help = "Example: mainstay reload\n         mainstay reload m2")]
     Reload(ReloadOptions),
+    /// Show how a member's SQL proxy does, and halt it for a while
+    #[command(subcommand, after_help = "Example: mainstay sql status\n         mainstay sql pause app")]
+    Sql(SqlVerb),
     /// Show what Mainstay and PostgreSQL have logged on all members, by time
     #[command(
         after_help = "Also while members are down: they are named on standard error.\nExample: mainstay logs --since 10m\n         mainstay logs m2 --follow"
@@ -272,26 +279,6 @@ pub(crate) struct SwitchoverOptions {
     /// Take the scheduled switchover back
     #[arg(long, conflicts_with_all = ["at", "to"])]
     pub(crate) cancel: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct CertificatesOptions {
-    #[command(flatten)]
-    pub(crate) shared: SharedOptions,
-    /// Whose, by default this machine's member's
-    #[arg(long, value_name = "MEMBER")]
-    pub(crate) member: Option<MemberId>,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum CertificatesVerb {
-    /// For whom they are, and for how long
-    Show(CertificatesOptions),
-    /// Issue another one for PostgreSQL now; sessions go on
-    Renew(CertificatesOptions),
-    /// Make another key by which the other members know it, and drop the old one once all know the new one
-    #[command(after_help = "Example: mainstay certificates rotate-key --member m2")]
-    RotateKey(CertificatesOptions),
 }
 
 #[derive(Debug, Args)]

@@ -26,6 +26,7 @@ pub(crate) mod reload;
 pub(crate) mod restart;
 pub(crate) mod run;
 pub(crate) mod service;
+pub(crate) mod sql;
 pub(crate) mod sql_proxy;
 pub(crate) mod status;
 pub(crate) mod support;

@@ -84,7 +84,8 @@ fn parse_with_proxy(
     })?;
     configuration.sql_proxy = settings.as_ref().map(|settings| SqlProxy {
         file: std::path::absolute(file).unwrap_or_else(|_| file.to_owned()),
-        settings: format!("{settings:?}"),
+        settings: serde_json::to_string(settings).unwrap_or_default(),
+        identity: settings.identity(),
         listen: settings.listen,
         listen_readonly: settings.listen_readonly,
     });

@@ -97,6 +97,7 @@ async fn run_async(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Config(verb) => commands::config::run(verb).await,
         Verb::Restart(options) => commands::restart::run(&options).await,
         Verb::Reload(options) => commands::reload::run(&options).await,
+        Verb::Sql(verb) => commands::sql::run(&verb).await,
         Verb::Logs(options) => commands::logs::run(&options).await,
         Verb::Support(options) => commands::support::run(&options).await,
         Verb::Psql(options) => commands::psql::run(&options).await,

@@ -72,8 +72,10 @@ pub struct Postgresql {
 pub struct SqlProxy {
     /// The member's configuration file, absolute.
     pub file: PathBuf,
-    /// All settings as a text: one that runs with others is started anew.
+    /// All settings, as it reads them when they are changed while it runs.
     pub settings: String,
+    /// What of them only a new process takes: one that runs with others is started anew.
+    pub identity: String,
     /// Where it takes clients of the primary.
     pub listen: SocketAddr,
     /// Where it takes clients of the standbys, if it does.

@@ -22,6 +22,7 @@ mod restart;
 mod routes;
 mod sql_roles;
 mod sql_routes;
+pub mod sql_status;
 mod switchover;
 
 use std::net::SocketAddr;
@@ -53,6 +54,7 @@ use crate::observe::Sql;
 use crate::propose::Proposer;
 use crate::reach::Reacher;
 use crate::record_machine::RecordMachine;
+use crate::sql_proxy::operator::Operator;
 use crate::status::{Status, WITHOUT_MAJORITY};
 use crate::verify::{self, Program};
 
@@ -82,6 +84,7 @@ pub(crate) struct Seen {
     pub(crate) heartbeat: Heartbeat,
     pub(crate) reacher: Arc<Reacher>,
     pub(crate) verified: verify::Seen,
+    pub(crate) sql_proxy: Operator,
     /// How long a lease is.
     pub(crate) lease_length: Duration,
 }
@@ -146,6 +149,8 @@ fn private_routes() -> Routes<Control> {
         .post("/v1/reload", reload::reload)
         .get("/v1/sql/routes", sql_routes::routes)
         .get(sql_roles::PATH, sql_roles::roles)
+        .get("/v1/sql/status", sql_status::status)
+        .post("/v1/sql/order", sql_status::order)
         .get("/v1/on/{member}/{*path}", forward::on)
         .post("/v1/on/{member}/{*path}", forward::on)
 }

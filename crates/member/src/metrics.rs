@@ -5,6 +5,7 @@
 
 mod exposition;
 mod openings;
+mod sql_proxy;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use mainstay_core::record::{Kind, Record};
 use mainstay_core::sync::wanted_acknowledgements;
 use mainstay_core::view::PEER_FRESH;
+use mainstay_net::sql_status::SqlStatus;
 
 use crate::inventory::Inventory;
 use crate::status::{MemberStatus, Role, Status};
@@ -41,6 +43,8 @@ pub(crate) struct Scrape {
     pub(crate) verified: Option<Arc<Verified>>,
     /// How often an epoch was opened, by how the one before it had ended.
     pub(crate) openings: Vec<(String, u64)>,
+    /// What the SQL proxy beside this member tells, if there is one that does.
+    pub(crate) sql_proxy: Option<SqlStatus>,
 }
 
 const ROLES: [Role; 7] = [
@@ -62,6 +66,9 @@ pub(crate) fn render(scrape: &Scrape) -> String {
     of_the_verification(scrape, &mut text);
     of_synchronous_replication(scrape, &mut text);
     of_each_member(&scrape.status, &mut text);
+    if let Some(proxy) = &scrape.sql_proxy {
+        sql_proxy::render(proxy, &mut text);
+    }
     text.finish()
 }
 

@@ -4,6 +4,8 @@
 //! that it holds. It ends when the member is told to stop. What it does is its own business: it asks the member over the
 //! control socket where applications go.
 
+pub(crate) mod operator;
+
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::net::SocketAddr;
@@ -46,6 +48,11 @@ pub fn log_file(configuration: &Configuration) -> PathBuf {
 /// The file whose lock it holds.
 pub fn lock_file(configuration: &Configuration) -> PathBuf {
     configuration.directory.join("sql-proxy").join("lock")
+}
+
+/// Where the member asks it and gives it orders.
+pub fn operator_socket(configuration: &Configuration) -> PathBuf {
+    configuration.directory.join("sql-proxy").join("operator.sock")
 }
 
 /// What a proxy of this program and these settings leaves in its lock's file: one with another stamp is started anew.
@@ -174,6 +181,7 @@ struct Keeper<'a> {
     lock: PathBuf,
     log: PathBuf,
     stamp: String,
+    settings: String,
 }
 
 impl<'a> Keeper<'a> {
@@ -188,7 +196,8 @@ impl<'a> Keeper<'a> {
             program: std::env::current_exe()?,
             arguments: ["sql-proxy".to_owned(), "--config".to_owned(), file],
             log: log_file(configuration),
-            stamp: stamp(&wanted.settings)?,
+            stamp: stamp(&wanted.identity)?,
+            settings: wanted.settings.clone(),
             lock,
         })
     }
@@ -198,11 +207,16 @@ impl<'a> Keeper<'a> {
         let mut child: Option<Child> = None;
         let mut early_ends = 0;
         // One from before this process may be of an older program, or run with older settings.
-        if let Ok(Some(running)) = Companion::find(&self.lock)
-            && running.stamp() != self.stamp
-        {
-            info!("the program or the settings of the SQL proxy have changed");
-            end_running(&running).await;
+        if let Ok(Some(running)) = Companion::find(&self.lock) {
+            if running.stamp() == self.stamp {
+                let operator = operator::Operator::of(&self.machinery.configuration);
+                if let Err(error) = operator.order(&format!("RELOAD {}", self.settings)).await {
+                    warn!("the SQL proxy runs on with the settings that it has: {error}");
+                }
+            } else {
+                info!("the program or the addresses of the SQL proxy have changed");
+                end_running(&running).await;
+            }
         }
         loop {
             let begun = Instant::now();

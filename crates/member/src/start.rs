@@ -326,6 +326,7 @@ impl Member {
             heartbeat: heartbeat.clone(),
             reacher: Arc::default(),
             verified,
+            sql_proxy: crate::sql_proxy::operator::Operator::of(&self.configuration),
             lease_length: self.configuration.lease,
         }
     }

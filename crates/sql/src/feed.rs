@@ -8,10 +8,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::Request;
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
+use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use mainstay_net::routes::{Roles, Routes};
 use tokio::net::UnixStream;
@@ -94,9 +94,14 @@ async fn ask_roles(socket: &Path) -> io::Result<Roles> {
     Asking::open(socket).await?.get("/v1/sql/roles").await
 }
 
+/// Has the member read its file, and tell us what of it is ours. Answers what the member says.
+pub(crate) async fn ask_reload(socket: &Path) -> io::Result<serde_json::Value> {
+    Asking::open(socket).await?.ask(Method::POST, "/v1/reload", "null").await
+}
+
 /// A connection to the control socket.
 struct Asking {
-    sender: http1::SendRequest<Empty<Bytes>>,
+    sender: http1::SendRequest<Full<Bytes>>,
     task: tokio::task::JoinHandle<hyper::Result<()>>,
 }
 
@@ -108,8 +113,19 @@ impl Asking {
     }
 
     async fn get<T: serde::de::DeserializeOwned>(&mut self, path: &str) -> io::Result<T> {
+        self.ask(Method::GET, path, "").await
+    }
+
+    async fn ask<T: serde::de::DeserializeOwned>(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: &'static str,
+    ) -> io::Result<T> {
+        let request = Request::builder().method(method).uri(path).header("host", "mainstay");
+        let request = request.header("content-type", "application/json");
         let request =
-            Request::get(path).header("host", "mainstay").body(Empty::new()).map_err(io::Error::other)?;
+            request.body(Full::new(Bytes::from_static(body.as_bytes()))).map_err(io::Error::other)?;
         let answer = async {
             let response = self.sender.send_request(request).await.map_err(io::Error::other)?;
             let status = response.status();

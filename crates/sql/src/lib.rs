@@ -25,6 +25,7 @@ mod operator;
 mod pool;
 mod quota;
 mod random;
+mod redact;
 mod refusal;
 mod routing;
 mod server;
@@ -38,11 +39,11 @@ mod worker;
 
 pub mod settings;
 
-pub use operator::{Operator, ReadSettings};
 pub use settings::{DatabaseSettings, Paths, PoolMode, Settings, UserSettings};
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -73,11 +74,12 @@ pub enum RunError {
 
 const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Runs the proxy until it is told to end (SIGTERM). It makes its own threads and runtimes.
+/// Runs the proxy until it is told to end (SIGTERM). It makes its own threads and runtimes. Whoever may open the socket
+/// `operator` may ask and order anything.
 ///
 /// # Errors
 /// An address cannot be listened on, a certificate cannot be read, or the system has no room for another thread.
-pub fn run(settings: &Settings, paths: &Paths, operator: Operator) -> Result<(), RunError> {
+pub fn run(settings: &Settings, paths: &Paths, operator: Option<UnixListener>) -> Result<(), RunError> {
     // Each client and each server takes one; what a service is given by default is enough for a thousand.
     raise_descriptors();
     run_until(settings, paths, operator, async {
@@ -103,7 +105,7 @@ fn raise_descriptors() {
 pub fn run_until(
     settings: &Settings,
     paths: &Paths,
-    operator: Operator,
+    operator: Option<UnixListener>,
     end: impl Future<Output = io::Result<()>>,
 ) -> Result<(), RunError> {
     let workers = settings.worker_threads();
@@ -130,6 +132,7 @@ pub fn run_until(
         secret: random::bytes(),
         cancels: Arc::new(cancels),
         crew,
+        control_socket: Arc::new(paths.control_socket.clone()),
         quotas: Arc::default(),
         end: say_end,
     };
@@ -152,8 +155,9 @@ pub fn run_until(
             tokio::join!(
                 feed::routes(&paths.control_socket, say_routes),
                 feed::roles(&paths.control_socket, say_roles, ask_roles),
-                operator::serve(operator.socket, of_all),
-                renew(certificate)
+                operator::serve(operator, of_all),
+                renew(certificate),
+                reload_on_hangup(&paths.control_socket)
             )
         };
         let close = closing::until_closed(end, wanted_end, say_closing);
@@ -185,6 +189,16 @@ fn authority(paths: &Paths) -> Result<Option<Arc<rustls::ClientConfig>>, RunErro
     }
     let failed = |source| RunError::Certificate { path: paths.authority.display().to_string(), source };
     encryption::dialler(&paths.authority).map(Some).map_err(failed)
+}
+
+/// SIGHUP has the member read its file, for ever.
+async fn reload_on_hangup(socket: &std::path::Path) {
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    while hangup.recv().await.is_some() {
+        if let Err(error) = feed::ask_reload(socket).await {
+            warn!(%error, "the member has not read its file");
+        }
+    }
 }
 
 /// Looks for a new certificate, for ever.

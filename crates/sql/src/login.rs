@@ -205,6 +205,7 @@ async fn begin(
         activity: Cell::new(Activity::Idle),
         since: Cell::new(now),
         transaction_began: Cell::new(now),
+        waited: Cell::new(Duration::ZERO),
         is_cancelled: Cell::new(false),
         is_committing: Cell::new(false),
         backend: RefCell::new(None),

@@ -13,7 +13,7 @@ use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::console::command::{Command, Interruption};
 use crate::counters::{Latencies, Totals};
@@ -23,19 +23,8 @@ use crate::settings::Settings;
 use crate::snapshot::{PoolSeen, Snapshot, Whose};
 use crate::worker::{Shared, Worker};
 
-/// Reads the settings again. The error names file, line and remedy.
-pub type ReadSettings = Arc<dyn Fn() -> Result<Settings, String> + Send + Sync>;
-
-/// How an operator reaches the proxy, beside its console.
-#[derive(Default)]
-pub struct Operator {
-    /// Whoever may open it may ask and order anything.
-    pub socket: Option<std::os::unix::net::UnixListener>,
-    pub read: Option<ReadSettings>,
-}
-
 /// An order is a line; a longer one is none.
-const MOST_LINE_BYTES: u64 = 1024;
+const MOST_LINE_BYTES: u64 = 4 << 20;
 /// A member that does not say what it wants.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -45,6 +34,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 enum Answer {
     Done(&'static str),
     Failed(String),
+    /// What has changed, and what takes a new process.
+    Reloaded {
+        changed: Vec<String>,
+        restart: Vec<String>,
+    },
 }
 
 /// Answers, for ever.
@@ -99,6 +93,9 @@ async fn order(
     line: &str,
     interrupted: impl Future<Output = Interruption>,
 ) -> Option<Answer> {
+    if let Some(settings) = line.strip_prefix("RELOAD ") {
+        return Some(reload(shared, settings).await);
+    }
     let words: Vec<&str> = line.split_ascii_whitespace().collect();
     let command = words.split_first().and_then(|(verb, operands)| Command::parse(verb, operands));
     let Some(command) = command else { return Some(Answer::Failed(format!("there is no order {line:?}"))) };
@@ -106,6 +103,25 @@ async fn order(
         Ok(tag) => Answer::Done(tag),
         Err(report) => Answer::Failed(in_one_line(&report)),
     })
+}
+
+/// Takes other settings, as the member has read them: nobody is sent away for it.
+async fn reload(shared: &Shared, settings: &str) -> Answer {
+    let mut new: Settings = match serde_json::from_str(settings) {
+        Ok(settings) => settings,
+        Err(error) => return Answer::Failed(format!("the settings cannot be read: {error}")),
+    };
+    let Some(old) = shared.crew.ask(|worker| worker.settings()).await.into_iter().next() else {
+        return Answer::Failed("the SQL proxy is ending".to_owned());
+    };
+    let (changed, restart) = old.changes(&new);
+    (new.listen, new.listen_readonly, new.workers) = (old.listen, old.listen_readonly, old.workers);
+    let new = Arc::new(new);
+    shared.crew.ask(move |worker| worker.take_settings(&new)).await;
+    if !changed.is_empty() || !restart.is_empty() {
+        info!(?changed, ?restart, "the settings were read again");
+    }
+    Answer::Reloaded { changed, restart }
 }
 
 fn in_one_line(report: &Report) -> String {

@@ -234,12 +234,26 @@ impl Pool {
             }
         }
         ended.iter().for_each(|server| self.forget(&server.backend));
+        self.shrink();
         if self.waiting.borrow().is_empty() {
             self.owed_to.set(None);
             self.keep_least(worker);
         } else {
             self.pump(worker);
         }
+    }
+
+    /// Lets go of what there is beyond the size, which may have become less: what is idle now, the rest when it is released.
+    fn shrink(&self) {
+        let settings = self.settings.get();
+        let most = (settings.pool_size + settings.reserve_pool_size) as usize;
+        let mut beyond = self.quota.servers().saturating_sub(most);
+        while beyond > 0 && !self.idle.borrow().is_empty() {
+            let server = self.idle.borrow_mut().remove(0);
+            self.forget(&server.backend);
+            beyond -= 1;
+        }
+        self.live.borrow().iter().take(beyond).for_each(|backend| backend.retire());
     }
 
     /// What is told who has waited for too long.

@@ -6,6 +6,7 @@ mod greeting;
 mod lost;
 mod prepared;
 mod relay;
+mod slow;
 
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
@@ -87,6 +88,8 @@ pub(crate) struct Session {
     /// Whether the server has ended the session itself, and the client knows.
     is_told: bool,
     is_console: bool,
+    /// The text of the statement that runs, if it may have to be logged.
+    spoken: Option<Box<str>>,
 }
 
 impl Session {
@@ -123,6 +126,7 @@ impl Session {
             has_backlog: false,
             is_told: false,
             is_console,
+            spoken: None,
             worker,
             entry,
         }

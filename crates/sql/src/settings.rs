@@ -5,8 +5,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// When a server connection goes back to the pool.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PoolMode {
     /// When the client goes.
     Session,
@@ -18,7 +20,7 @@ pub enum PoolMode {
 }
 
 /// A length of time of zero means that there is no limit.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// Where clients of the primary are taken.
     pub listen: SocketAddr,
@@ -68,7 +70,7 @@ pub struct Settings {
 }
 
 /// What is otherwise for one database.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DatabaseSettings {
     pub pool_mode: Option<PoolMode>,
     pub pool_size: Option<u32>,
@@ -80,7 +82,7 @@ pub struct DatabaseSettings {
 }
 
 /// What is otherwise for one role.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserSettings {
     pub pool_mode: Option<PoolMode>,
     pub pool_size: Option<u32>,
@@ -192,6 +194,21 @@ impl Settings {
         ]
     }
 
+    /// What only a new process takes, as one text.
+    pub fn identity(&self) -> String {
+        format!("{} {:?} {}", self.listen, self.listen_readonly, self.workers)
+    }
+
+    /// The names of what is otherwise in `new`: what a running process takes, and what only a new one does.
+    pub(crate) fn changes(&self, new: &Settings) -> (Vec<String>, Vec<String>) {
+        let pairs = self.list().into_iter().zip(new.list());
+        let mut names: Vec<String> =
+            pairs.filter(|(old, new)| old != new).map(|((name, _), _)| name.to_owned()).collect();
+        let tables = [("databases", self.databases != new.databases), ("users", self.users != new.users)];
+        names.extend(tables.into_iter().filter(|(_, differ)| *differ).map(|(name, _)| name.to_owned()));
+        names.into_iter().partition(|name| !TAKES_RESTART.contains(&name.as_str()))
+    }
+
     pub(crate) fn of_pool(&self, database: &str, is_read_only: bool, user: &str) -> PoolSettings {
         let for_readers = is_read_only.then(|| self.databases.get(&format!("{database}@ro"))).flatten();
         let of_database = for_readers.or_else(|| self.databases.get(database)).copied().unwrap_or_default();
@@ -245,6 +262,20 @@ pub(crate) async fn within<T>(limit: Duration, what: impl Future<Output = T>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn changes_are_named() {
+        let old = Settings::default();
+        let users = [("a".to_owned(), UserSettings::default())].into();
+        let new = Settings { min_pool_size: 1, workers: 9, users, ..Settings::default() };
+        let (changed, restart) = old.changes(&new);
+        assert_eq!(
+            (changed, restart),
+            (vec!["min_pool_size".into(), "users".into()], vec!["workers".into()])
+        );
+        assert_ne!(old.identity(), new.identity());
+        assert_eq!(old.identity(), Settings { min_pool_size: 1, ..Settings::default() }.identity());
+    }
 
     #[test]
     fn a_role_counts_more_than_its_database() {

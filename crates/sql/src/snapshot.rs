@@ -99,7 +99,7 @@ pub(crate) struct Addresses {
 }
 
 impl Addresses {
-    fn of(descriptor: RawFd) -> Addresses {
+    pub(crate) fn of(descriptor: RawFd) -> Addresses {
         let address = |storage: nix::Result<SockaddrStorage>| {
             let storage = storage.ok()?;
             let v4 = storage.as_sockaddr_in().map(|address| SocketAddr::V4((*address).into()));

@@ -23,6 +23,10 @@ impl Statement {
         format!("mainstay_{}", self.id)
     }
 
+    pub(crate) fn text(&self) -> &[u8] {
+        self.body.split(|byte| *byte == 0).next().unwrap_or_default()
+    }
+
     /// Appends the `Parse` that makes it on a server.
     pub(crate) fn push_parse(&self, out: &mut Vec<u8>) {
         push(out, b'P', |out| {

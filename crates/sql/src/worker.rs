@@ -45,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) secret: [u8; 32],
     pub(crate) cancels: Arc<Vec<tokio::sync::mpsc::UnboundedSender<CancelRequest>>>,
     pub(crate) crew: Crew,
+    /// The member's.
+    pub(crate) control_socket: Arc<std::path::PathBuf>,
     pub(crate) quotas: Arc<Quotas>,
     /// Where an administrator says that the proxy is to end.
     pub(crate) end: tokio::sync::mpsc::UnboundedSender<Closing>,
@@ -86,6 +88,8 @@ pub(crate) struct ClientEntry {
     pub(crate) is_committing: Cell<bool>,
     /// When its transaction has begun.
     pub(crate) transaction_began: Cell<Instant>,
+    /// How long it has waited for the server that its transaction has.
+    pub(crate) waited: Cell<Duration>,
     /// Somebody has asked to cancel what it does on the console.
     pub(crate) is_cancelled: Cell<bool>,
     pub(crate) backend: RefCell<Option<Rc<Backend>>>,
@@ -108,6 +112,10 @@ impl ClientEntry {
         let before = self.activity.replace(activity);
         if before != activity {
             let since = self.since.replace(now);
+            if activity == Activity::Runs && before != Activity::InTransaction {
+                let waits = before == Activity::Waits;
+                self.waited.set(if waits { now.duration_since(since) } else { Duration::ZERO });
+            }
             let counters = &self.pool.counters;
             counters.changed((before, since), (activity, now), &self.transaction_began);
         }
@@ -135,6 +143,8 @@ pub(crate) struct Worker {
     pub(crate) output: RefCell<Vec<u8>>,
     pub(crate) statements: Statements,
     pub(crate) halts: Halts,
+    /// What takes longer is logged: looked at for each statement.
+    pub(crate) log_min_duration: Cell<Option<Duration>>,
     pools: RefCell<HashMap<PoolKey, Rc<Pool>>>,
     credentials: RefCell<HashMap<Rc<str>, Credentials>>,
     greetings: RefCell<HashMap<GreetingKey, Reported>>,
@@ -149,6 +159,7 @@ impl Worker {
     pub(crate) fn new(index: usize, shared: Shared) -> Worker {
         Worker {
             index,
+            log_min_duration: Cell::new(shared.settings.log_min_duration),
             settings: RefCell::new(Arc::clone(&shared.settings)),
             routing: Routing::new(),
             server_tls: shared.server_tls.clone(),
@@ -184,6 +195,17 @@ impl Worker {
 
     pub(crate) fn settings(&self) -> Arc<Settings> {
         Arc::clone(&self.settings.borrow())
+    }
+
+    /// From now on these hold, also for the pools that there are.
+    pub(crate) fn take_settings(self: &Rc<Worker>, settings: &Arc<Settings>) {
+        self.settings.replace(Arc::clone(settings));
+        self.log_min_duration.set(settings.log_min_duration);
+        for pool in self.pools() {
+            let key = &pool.key;
+            pool.settings.set(settings.of_pool(&key.database, key.access == Access::ReadOnly, &key.user));
+            pool.pump(self);
+        }
     }
 
     /// PgBouncer's `max_prepared_statements` has the same default.

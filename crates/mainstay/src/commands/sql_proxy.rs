@@ -1,5 +1,7 @@
 //! `sql-proxy`: the process that pools clients' connections; started by the member.
 
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -24,20 +26,38 @@ pub(crate) fn run(options: &ConfigOptions) -> Result<ExitCode> {
     let lock = sql_proxy::lock_file(&configuration);
     std::fs::create_dir_all(lock.parent().unwrap_or(Path::new("/")))
         .with_context(|| format!("cannot make the directory of {}", lock.display()))?;
-    let stamp = sql_proxy::stamp(&wanted.settings).context("cannot look at the program's own file")?;
+    let stamp = sql_proxy::stamp(&wanted.identity).context("cannot look at the program's own file")?;
     let locked = CompanionLock::take(&lock, &stamp);
     let locked = locked.with_context(|| format!("cannot lock {}", lock.display()))?;
     let Some(_held_while_it_runs) = locked else {
         bail!("the SQL proxy of {} runs already; the member looks after it", configuration.me);
     };
+    let operator = operator(&sql_proxy::operator_socket(&configuration));
     let run_as = run_as(&configuration)?;
     let paths = paths(&configuration, run_as.clone())?;
     if let Some(user) = run_as {
         become_user(&user).with_context(|| format!("cannot become user {}", user.name()))?;
     }
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).with_ansi(false).init();
-    mainstay_sql::run(&settings, &paths)?;
+    let operator = operator.map_or_else(
+        |error| {
+            tracing::warn!("the member cannot ask the SQL proxy: {error:#}");
+            None
+        },
+        Some,
+    );
+    mainstay_sql::run(&settings, &paths, operator)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// For the member's user alone, whoever this process becomes.
+fn operator(path: &Path) -> Result<UnixListener> {
+    // The lock says that nobody listens there any more.
+    let _ = std::fs::remove_file(path);
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
 }
 
 /// PostgreSQL's user, if this process is root. A witness has none, and its proxy stays who it is.

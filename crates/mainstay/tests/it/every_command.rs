@@ -153,6 +153,30 @@ const ROWS: &[Row] = &[
         ..NOTHING
     },
     Row {
+        command: "sql status",
+        wrong_member: &[("sql status --member m9", "there is no member m9; there are m1, m2, m3")],
+        on_the_dead: &[("sql status", NOT_RUNNING)],
+        ..NOTHING
+    },
+    Row {
+        command: "sql pause",
+        wrong_member: &[("sql pause --member m9", "there is no member m9; there are m1, m2, m3")],
+        on_the_dead: &[("sql pause", NOT_RUNNING)],
+        ..NOTHING
+    },
+    Row {
+        command: "sql resume",
+        wrong_member: &[("sql resume --member m9", "there is no member m9; there are m1, m2, m3")],
+        on_the_dead: &[("sql resume", NOT_RUNNING)],
+        ..NOTHING
+    },
+    Row {
+        command: "sql reconnect",
+        wrong_member: &[("sql reconnect --member m9", "there is no member m9; there are m1, m2, m3")],
+        on_the_dead: &[("sql reconnect", NOT_RUNNING)],
+        ..NOTHING
+    },
+    Row {
         command: "certificates show",
         on_the_dead: &[("certificates show", Works)],
         without_majority: &[("certificates show", Works)],

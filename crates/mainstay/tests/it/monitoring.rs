@@ -6,7 +6,9 @@ use super::reference::{literals, source};
 
 /// The names that the program exports.
 pub(super) fn exported() -> BTreeSet<String> {
-    let source = source("crates/member/src/metrics.rs");
+    let source = ["metrics.rs", "metrics/sql_proxy.rs"]
+        .map(|file| source(&format!("crates/member/src/{file}")))
+        .concat();
     literals(&source).into_iter().filter(|text| text.starts_with("mainstay_")).map(str::to_owned).collect()
 }
 

@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use mainstay_core::record::Values;
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use super::{Configure, accept};
 use crate::configuration::Configuration;
 use crate::machinery::FilePart;
+use crate::sql_proxy::operator::{Answer, Operator};
 
 /// Reads the file. The error names file, line and remedy.
 pub type Reload = Arc<dyn Fn() -> Result<Configuration, String> + Send + Sync>;
@@ -69,7 +71,30 @@ pub(super) async fn reload(configure: &Configure, read: &Reload) -> Result<Reloa
         machinery.verify_every.send_replace(new.verify_every);
     }
     machinery.set_file_part(after);
+    reload_proxy(&machinery.configuration, &new, &mut answer).await;
     Ok(answer)
+}
+
+/// Tells the SQL proxy of its settings. One that does not run reads them at its start.
+async fn reload_proxy(running: &Configuration, new: &Configuration, answer: &mut ReloadAnswer) {
+    let (Some(before), Some(wanted)) = (&running.sql_proxy, &new.sql_proxy) else { return };
+    let named = |names: Vec<String>| names.into_iter().map(|name| format!("sql_proxy.{name}"));
+    match Operator::of(running).order(&format!("RELOAD {}", wanted.settings)).await {
+        Ok(Answer::Reloaded { changed, restart }) => {
+            answer.changed.extend(named(changed));
+            answer.restart_member.extend(named(restart));
+        }
+        Ok(Answer::Done(what) | Answer::Failed(what)) => {
+            warn!(what, "the SQL proxy has not taken its settings");
+            answer.restart_member.push("sql_proxy".to_owned());
+        }
+        Err(error) => {
+            warn!(error, "the SQL proxy has not been told of its settings");
+            if before != wanted {
+                answer.restart_member.push("sql_proxy".to_owned());
+            }
+        }
+    }
 }
 
 /// The names that have another value, or one in one of them only.
@@ -89,7 +114,7 @@ fn other_keys(running: &Configuration, file: &Configuration) -> Vec<String> {
         ("on_crash", running.on_crash != file.on_crash),
         ("tls", format!("{:?}", running.tls) != format!("{:?}", file.tls)),
         ("bootstrap", format!("{:?}", running.bootstrap) != format!("{:?}", file.bootstrap)),
-        ("sql_proxy", running.sql_proxy != file.sql_proxy),
+        ("sql_proxy", running.sql_proxy.is_some() != file.sql_proxy.is_some()),
         ("members", format!("{:?}", running.members) != format!("{:?}", file.members)),
         ("postgresql.bin_dir", running.postgresql.bin_dir != file.postgresql.bin_dir),
         ("postgresql.data_directory", running.postgresql.data_directory != file.postgresql.data_directory),

@@ -1,6 +1,7 @@
 //! What can be read: status, metrics, and why the member did what it did.
 
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -18,8 +19,13 @@ use crate::reach::Reach;
 use crate::status::Status;
 use crate::verify::Verified;
 
+const PROXY_PATIENCE: Duration = Duration::from_secs(1);
+
 pub(super) async fn metrics(State(seen): State<Seen>) -> Response {
-    ([(header::CONTENT_TYPE, CONTENT_TYPE)], crate::metrics::render(&scrape(&seen))).into_response()
+    // A proxy that does not answer is one that tells nothing: whoever scrapes waits for the rest.
+    let asked = tokio::time::timeout(PROXY_PATIENCE, seen.sql_proxy.status()).await;
+    let scrape = Scrape { sql_proxy: asked.ok().and_then(Result::ok), ..scrape(&seen) };
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], crate::metrics::render(&scrape)).into_response()
 }
 
 fn scrape(seen: &Seen) -> Scrape {
@@ -43,6 +49,7 @@ fn scrape(seen: &Seen) -> Scrape {
         inventory: seen.inventory.borrow().clone(),
         verified: seen.verified.borrow().clone(),
         openings,
+        sql_proxy: None,
         status,
         record,
     }

@@ -31,6 +31,10 @@ impl Exposition {
         self.family(name, help, "counter")
     }
 
+    pub(super) fn histogram(&mut self, name: &'static str, help: &str) -> Family<'_> {
+        self.family(name, help, "histogram")
+    }
+
     fn family(&mut self, name: &'static str, help: &str, kind: &str) -> Family<'_> {
         let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
         Family { text: &mut self.text, name }
@@ -59,11 +63,29 @@ impl Family<'_> {
         self.sample(labels, value.as_secs_f64());
     }
 
+    /// A histogram's samples, from counts between powers of two of microseconds. The first and the last of these are few, and
+    /// many lines: buckets begin at 64 µs and end at 67 s.
+    pub(super) fn buckets(&mut self, labels: &[(&str, &str)], counts: &[u64], sum_us: u64) {
+        let total: u64 = counts.iter().sum();
+        for power in 6..=26_usize {
+            let below: u64 = counts.iter().take(power + 1).sum();
+            let bound = Duration::from_micros(1 << power).as_secs_f64().to_string();
+            self.suffixed("_bucket", &[labels, &[("le", &bound)]].concat(), below);
+        }
+        self.suffixed("_bucket", &[labels, &[("le", "+Inf")]].concat(), total);
+        self.suffixed("_sum", labels, Duration::from_micros(sum_us).as_secs_f64());
+        self.suffixed("_count", labels, total);
+    }
+
     fn sample(&mut self, labels: &[(&str, &str)], value: impl Display) {
+        self.suffixed("", labels, value);
+    }
+
+    fn suffixed(&mut self, suffix: &str, labels: &[(&str, &str)], value: impl Display) {
         let labels: Vec<String> =
             labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();
         let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
-        let _ = writeln!(self.text, "{}{labels} {value}", self.name);
+        let _ = writeln!(self.text, "{}{suffix}{labels} {value}", self.name);
     }
 }
 

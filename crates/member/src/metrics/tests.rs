@@ -3,6 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mainstay_core::record::{Member, Phase, Tenure};
 use mainstay_core::sync::{SyncSet, Voter};
 use mainstay_core::{Epoch, Incarnation, MemberId, Timeline};
+use mainstay_net::sql_status::{SqlLatency, SqlPool};
 use serde_json::json;
 
 use super::*;
@@ -68,6 +69,36 @@ fn scrape() -> Scrape {
         },
         verified: Some(Arc::new(Verified { at_unix_ms: 1_790_000_000_500, ok: true, ..Verified::default() })),
         openings: Openings::default().count(&[]),
+        sql_proxy: Some(proxy()),
+    }
+}
+
+fn proxy() -> SqlStatus {
+    let counts = (0..33).map(|power| u64::from(power == 10)).collect();
+    let query = SqlLatency { count: 1, sum_us: 700, powers_of_two_us: counts, ..SqlLatency::default() };
+    let pool = SqlPool {
+        database: "app".to_owned(),
+        user: "shop".to_owned(),
+        access: "rw".to_owned(),
+        clients_waiting: 3,
+        query,
+        ..SqlPool::default()
+    };
+    SqlStatus { holds: true, pools: vec![pool], ..SqlStatus::default() }
+}
+
+#[test]
+fn the_sql_proxy_is_among_them() {
+    let samples = check(&render(&scrape()));
+    assert_eq!(samples.get("mainstay_sql_holds"), Some(&1.0));
+    let text = render(&scrape());
+    for line in [
+        "mainstay_sql_pool_clients{database=\"app\",user=\"shop\",access=\"rw\",state=\"waiting\"} 3",
+        "mainstay_sql_query_seconds_bucket{database=\"app\",user=\"shop\",access=\"rw\",le=\"0.000512\"} 0",
+        "mainstay_sql_query_seconds_bucket{database=\"app\",user=\"shop\",access=\"rw\",le=\"0.001024\"} 1",
+        "mainstay_sql_query_seconds_sum{database=\"app\",user=\"shop\",access=\"rw\"} 0.0007",
+    ] {
+        assert!(text.contains(&format!("\n{line}\n")), "{line} in\n{text}");
     }
 }
 

@@ -24,6 +24,7 @@ pub(crate) enum Command {
     Kill(Which),
     KillClient(String),
     Shutdown(Closing),
+    Reload,
 }
 
 impl Command {
@@ -44,6 +45,7 @@ impl Command {
             "KILL" => Command::Kill(which()?),
             "KILL_CLIENT" => Command::KillClient((*operands.first()?).to_owned()),
             "SHUTDOWN" => Command::Shutdown(closing(operands)?),
+            "RELOAD" if operands.is_empty() => Command::Reload,
             _ => return None,
         })
     }
@@ -98,6 +100,13 @@ impl Command {
                 let _ = shared.end.send(how);
                 "SHUTDOWN"
             }
+            Command::Reload => match crate::feed::ask_reload(&shared.control_socket).await {
+                Ok(_) => "RELOAD",
+                Err(error) => {
+                    let report = Report::error("55000", format!("the member has not read its file: {error}"));
+                    return Some(Err(report.hint("`mainstay reload` on this machine says more.")));
+                }
+            },
         }))
     }
 }

@@ -54,6 +54,7 @@ const COMMANDS: &[&str] = &[
     "WAIT_CLOSE [database]",
     "KILL [database]",
     "KILL_CLIENT id",
+    "RELOAD",
     "SHUTDOWN [WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS]",
 ];
 

@@ -128,6 +128,7 @@ impl Session {
         match kind {
             b'Q' => {
                 let text = &message[5..];
+                self.speaks(text);
                 let traits = sql_text::traits(text);
                 let instead = if traits.deallocates { self.deallocate(text, output) } else { None };
                 self.note(traits, text);

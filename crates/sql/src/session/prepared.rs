@@ -139,6 +139,7 @@ impl Session {
         }
         if name.is_empty() {
             self.have_unnamed(output);
+            self.speaks_prepared(None);
             let traits = self.unnamed.traits;
             (self.may_commit, self.inspects) =
                 (self.may_commit | traits.may_commit, self.inspects | traits.may_leave_state);
@@ -151,6 +152,7 @@ impl Session {
             return Ok(());
         };
         self.have(&statement, output);
+        self.speaks_prepared(Some(&statement));
         self.may_commit |= statement.traits.may_commit;
         self.entry.is_committing.set(statement.traits.commits);
         self.inspects |= statement.traits.may_leave_state;

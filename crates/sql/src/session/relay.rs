@@ -134,6 +134,9 @@ impl Session {
     /// After each `ReadyForQuery`: whether the session lets go of its server.
     #[inline]
     pub(super) fn at_ready(&mut self) -> Result<(), Step> {
+        if self.spoken.is_some() {
+            self.log_slow();
+        }
         let Some(server) = self.server.as_ref() else { return Ok(()) };
         if !server.is_at_rest() {
             return self.at_ready_in_transaction();

@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_sql::{Operator, Paths, Settings};
+use mainstay_sql::{Paths, Settings};
 
 use crate::member::Member;
 use crate::postgres::{Postgres, Scratch, free_port, wait_for};
@@ -67,7 +67,7 @@ impl Proxy {
         };
         prepare(&paths, &member);
         let socket = scratch.0.join("operator.sock");
-        let operator = Operator { socket: Some(UnixListener::bind(&socket).unwrap()), read: None };
+        let operator = Some(UnixListener::bind(&socket).unwrap());
         let (end, ended) = tokio::sync::oneshot::channel::<()>();
         let thread = std::thread::spawn(move || {
             let end = async {

@@ -73,19 +73,25 @@ fn too_small(span: std::ops::Range<usize>) -> super::Problem {
 }
 
 fn of_table(raw: &raw::SqlProxy, default: Settings) -> Checked<Settings> {
-    let time_or =
-        |key, value: &Option<Spanned<String>>, default| Ok(time(key, value.as_ref())?.unwrap_or(default));
+    Ok(Settings {
+        pool_mode: pool_mode(raw.pool_mode.as_ref())?.unwrap_or_default(),
+        log_min_duration: time("log_min_duration", raw.log_min_duration.as_ref())?,
+        databases: each(&raw.databases, database)?,
+        users: each(&raw.users, user)?,
+        ..with_times(raw, with_numbers(raw, default)?)?
+    })
+}
+
+fn with_numbers(raw: &raw::SqlProxy, default: Settings) -> Checked<Settings> {
     let limit = |key, value: &Option<Spanned<i64>>, default| {
         Ok(number(key, value.as_ref(), 0..=MOST_CONNECTIONS)?.unwrap_or(default))
     };
     Ok(Settings {
-        pool_mode: pool_mode(raw.pool_mode.as_ref())?.unwrap_or_default(),
         default_pool_size: pool_size("default_pool_size", raw.default_pool_size.as_ref())?
             .unwrap_or(default.default_pool_size),
         max_client_conn: number("max_client_conn", raw.max_client_conn.as_ref(), 1..=MOST_CONNECTIONS)?
             .unwrap_or(default.max_client_conn),
         workers: number("workers", raw.workers.as_ref(), 0..=256)?.unwrap_or(default.workers),
-        log_min_duration: time("log_min_duration", raw.log_min_duration.as_ref())?,
         min_pool_size: limit("min_pool_size", &raw.min_pool_size, default.min_pool_size)?,
         reserve_pool_size: limit("reserve_pool_size", &raw.reserve_pool_size, default.reserve_pool_size)?,
         max_db_connections: limit("max_db_connections", &raw.max_db_connections, default.max_db_connections)?,
@@ -104,60 +110,58 @@ fn of_table(raw: &raw::SqlProxy, default: Settings) -> Checked<Settings> {
             &raw.max_user_client_connections,
             default.max_user_client_connections,
         )?,
-        reserve_pool_timeout: time_or(
+        ..default
+    })
+}
+
+fn with_times(raw: &raw::SqlProxy, default: Settings) -> Checked<Settings> {
+    let time =
+        |key, value: &Option<Spanned<String>>, default| Ok(time(key, value.as_ref())?.unwrap_or(default));
+    Ok(Settings {
+        reserve_pool_timeout: time(
             "reserve_pool_timeout",
             &raw.reserve_pool_timeout,
             default.reserve_pool_timeout,
         )?,
-        client_login_timeout: time_or(
+        client_login_timeout: time(
             "client_login_timeout",
             &raw.client_login_timeout,
             default.client_login_timeout,
         )?,
-        server_connect_timeout: time_or(
+        server_connect_timeout: time(
             "server_connect_timeout",
             &raw.server_connect_timeout,
             default.server_connect_timeout,
         )?,
-        server_login_retry: time_or(
-            "server_login_retry",
-            &raw.server_login_retry,
-            default.server_login_retry,
-        )?,
-        cancel_wait_timeout: time_or(
+        server_login_retry: time("server_login_retry", &raw.server_login_retry, default.server_login_retry)?,
+        cancel_wait_timeout: time(
             "cancel_wait_timeout",
             &raw.cancel_wait_timeout,
             default.cancel_wait_timeout,
         )?,
-        query_wait_timeout: time_or(
-            "query_wait_timeout",
-            &raw.query_wait_timeout,
-            default.query_wait_timeout,
-        )?,
-        server_idle_timeout: time_or(
+        query_wait_timeout: time("query_wait_timeout", &raw.query_wait_timeout, default.query_wait_timeout)?,
+        server_idle_timeout: time(
             "server_idle_timeout",
             &raw.server_idle_timeout,
             default.server_idle_timeout,
         )?,
-        server_lifetime: time_or("server_lifetime", &raw.server_lifetime, default.server_lifetime)?,
-        client_idle_timeout: time_or(
+        server_lifetime: time("server_lifetime", &raw.server_lifetime, default.server_lifetime)?,
+        client_idle_timeout: time(
             "client_idle_timeout",
             &raw.client_idle_timeout,
             default.client_idle_timeout,
         )?,
-        idle_transaction_timeout: time_or(
+        idle_transaction_timeout: time(
             "idle_transaction_timeout",
             &raw.idle_transaction_timeout,
             default.idle_transaction_timeout,
         )?,
-        transaction_timeout: time_or(
+        transaction_timeout: time(
             "transaction_timeout",
             &raw.transaction_timeout,
             default.transaction_timeout,
         )?,
-        query_timeout: time_or("query_timeout", &raw.query_timeout, default.query_timeout)?,
-        databases: each(&raw.databases, database)?,
-        users: each(&raw.users, user)?,
+        query_timeout: time("query_timeout", &raw.query_timeout, default.query_timeout)?,
         ..default
     })
 }
