@@ -122,11 +122,9 @@ struct Stage {
 impl Stage {
     fn fill(&self, workspace: &Workspace, binary: &Path) -> Result<()> {
         self.copy(binary, "usr/bin/mainstay", 0o755)?;
-        self.copy(
-            &self.packaging.join("mainstay.service"),
-            "usr/lib/systemd/system/mainstay.service",
-            0o644,
-        )?;
+        for unit in ["mainstay.service", "mainstay-sql-proxy.service"] {
+            self.copy(&self.packaging.join(unit), &format!("usr/lib/systemd/system/{unit}"), 0o644)?;
+        }
         self.copy(&self.packaging.join("needrestart.conf"), "etc/needrestart/conf.d/mainstay.conf", 0o644)?;
         self.directory("etc/mainstay")?;
         let program = self.root.join("usr/bin/mainstay");

@@ -9,6 +9,7 @@ mod members;
 pub(crate) mod operate;
 mod shared;
 mod sql;
+mod sql_proxy;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -31,6 +32,7 @@ pub(crate) use members::{
 pub(crate) use operate::{HealOptions, HitOptions, ThawOptions};
 pub(crate) use shared::{ConfigOptions, SharedByVerbs, SharedOptions};
 pub(crate) use sql::{SqlOrderOptions, SqlStatusOptions, SqlVerb};
+pub(crate) use sql_proxy::SqlProxyOptions;
 
 /// Keeps a PostgreSQL-backed application up on three machines, or on two and a witness.
 #[derive(Debug, Parser)]
@@ -177,9 +179,11 @@ pub(crate) enum Verb {
         after_help = "Example: mainstay guard --directory /var/lib/mainstay/guard --data-directory /var/lib/mainstay/data"
     )]
     Guard(GuardOptions),
-    /// The process that pools clients' connections, with the table `[sql_proxy]` of the file; started by the member
-    #[command(hide = true, after_help = "Example: mainstay sql-proxy --config /etc/mainstay/mainstay.toml")]
-    SqlProxy(ConfigOptions),
+    /// Run a SQL proxy on an application's machine; beside a member, the member itself starts one
+    #[command(
+        after_help = "Example: mainstay sql-proxy --join \"$(cat app1.join)\"\n         mainstay sql-proxy --alone\nThe word is written on a member's machine: mainstay client add app1 --sql-proxy"
+    )]
+    SqlProxy(SqlProxyOptions),
     /// Lets go on what a drill has frozen; started by the drill
     #[command(hide = true, after_help = "Example: mainstay thaw --pid 4711 --started 1 --after-ms 5000")]
     Thaw(ThawOptions),

@@ -125,12 +125,21 @@ pub(crate) async fn public_status(address: SocketAddr) -> Result<Status> {
     public(address, "/v1/status", PATIENCE).await
 }
 
+/// The text that any member answers to `path` over read-only HTTP, within `patience`.
+pub(crate) async fn public_text(address: SocketAddr, path: &str, patience: Duration) -> Result<String> {
+    Ok(String::from_utf8(public_bytes(address, path, patience).await?.to_vec())?)
+}
+
 /// What any member answers to `path` over read-only HTTP, within `patience`.
 pub(crate) async fn public<T: DeserializeOwned>(
     address: SocketAddr,
     path: &str,
     patience: Duration,
 ) -> Result<T> {
+    Ok(serde_json::from_slice(&public_bytes(address, path, patience).await?)?)
+}
+
+async fn public_bytes(address: SocketAddr, path: &str, patience: Duration) -> Result<Bytes> {
     let exchange = async {
         let stream = TcpStream::connect(address).await?;
         exchange(stream, Request::get(path).header("host", address.to_string()).body(String::new())?).await
@@ -139,7 +148,7 @@ pub(crate) async fn public<T: DeserializeOwned>(
     if !status.is_success() {
         bail!("{address} answers {path} with {status}");
     }
-    Ok(serde_json::from_slice(&body)?)
+    Ok(body)
 }
 
 /// The status from this machine's member, or else from the first other one that answers: within a second in all.

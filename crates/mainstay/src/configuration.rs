@@ -44,6 +44,19 @@ pub(crate) fn load_with_proxy(file: &Path) -> Result<(Configuration, Option<Sett
     parse_with_proxy(file, &text)
 }
 
+/// The settings of a SQL proxy that runs alone: a file with the table `[sql_proxy]` and nothing else.
+pub(crate) fn load_proxy_alone(file: &Path) -> Result<Settings, ConfigurationError> {
+    let text = std::fs::read_to_string(file).map_err(|source| cannot_read(file, &source))?;
+    let error = |line, message| ConfigurationError { file: file.to_owned(), line, message };
+    let raw = raw::parse_proxy_alone(&text).map_err(|(line, message)| error(line, message))?;
+    check::check_proxy_alone(&raw)
+        .map_err(|problem| error(line_of(&text, problem.span.as_ref()), problem.message))
+}
+
+fn line_of(text: &str, span: Option<&std::ops::Range<usize>>) -> Option<usize> {
+    span.map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count())
+}
+
 fn cannot_read(file: &Path, source: &std::io::Error) -> ConfigurationError {
     let message = format!("cannot be read: {source}; name the file with --config");
     ConfigurationError { file: file.to_owned(), line: None, message }
@@ -78,10 +91,8 @@ fn parse_with_proxy(
     let raw = raw::parse(text).map_err(|(line, message)| error(line, message))?;
     let base =
         std::path::absolute(file.parent().unwrap_or(Path::new("."))).unwrap_or_else(|_| PathBuf::from("/"));
-    let (mut configuration, settings) = check::check(raw, &base).map_err(|problem| {
-        let line = problem.span.map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count());
-        error(line, problem.message)
-    })?;
+    let (mut configuration, settings) = check::check(raw, &base)
+        .map_err(|problem| error(line_of(text, problem.span.as_ref()), problem.message))?;
     configuration.sql_proxy = settings.as_ref().map(|settings| SqlProxy {
         file: std::path::absolute(file).unwrap_or_else(|_| file.to_owned()),
         settings: serde_json::to_string(settings).unwrap_or_default(),

@@ -26,7 +26,7 @@ pub mod sql_status;
 mod switchover;
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -59,7 +59,7 @@ use crate::status::{Status, WITHOUT_MAJORITY};
 use crate::verify::{self, Program};
 
 pub(crate) use caller::Callers;
-pub use clients::{AddClient, ClientRow, RemoveClient};
+pub use clients::{AddClient, ClientRow, RemoveClient, SQL_PROXY};
 pub use configuration::{ConfigAnswer, ConfigChange, ConfigChanged, TuneAnswer, TunedParameter};
 pub use drill::DrillRequest;
 pub(crate) use forward::Forwarded;
@@ -87,6 +87,8 @@ pub(crate) struct Seen {
     pub(crate) sql_proxy: Operator,
     /// How long a lease is.
     pub(crate) lease_length: Duration,
+    /// The certificate of the cluster's CA.
+    pub(crate) authority: PathBuf,
 }
 
 /// What the answers on the control socket are made from.
@@ -112,6 +114,7 @@ fn public_routes() -> Routes<Seen> {
         .get("/status", read::public_status)
         .get("/v1/status", read::public_status)
         .get("/v1/reach", read::reach)
+        .get("/v1/certificates/authority", read::authority)
 }
 
 /// On the control socket, for those whom [`Callers`] lets in.
@@ -147,7 +150,7 @@ fn private_routes() -> Routes<Control> {
         .post("/v1/restart", restart::restart)
         .post("/v1/restart/cancel", restart::cancel)
         .post("/v1/reload", reload::reload)
-        .get("/v1/sql/routes", sql_routes::routes)
+        .get(sql_routes::PATH, sql_routes::routes)
         .get(sql_roles::PATH, sql_roles::roles)
         .get("/v1/sql/status", sql_status::status)
         .post("/v1/sql/order", sql_status::order)

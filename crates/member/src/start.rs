@@ -328,6 +328,7 @@ impl Member {
             verified,
             sql_proxy: crate::sql_proxy::operator::Operator::of(&self.configuration),
             lease_length: self.configuration.lease,
+            authority: self.configuration.tls.authority.clone(),
         }
     }
 

@@ -58,7 +58,8 @@ fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn token_sha256(text: &str) -> String {
+/// What may be kept of a token, in lower-case hexadecimal digits.
+pub fn token_sha256(text: &str) -> String {
     hexadecimal(digest(&SHA256, text.as_bytes()).as_ref())
 }
 

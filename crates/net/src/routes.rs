@@ -1,8 +1,8 @@
 //! What a member tells the planes beside it: where applications are to be sent, and who they may be.
 //!
-//! Asked for on the control socket (`GET /v1/sql/routes`, `GET /v1/sql/roles`), as JSON. Fields are only ever added.
+//! Asked for on the control socket, or from another machine with a token for it (`GET /v1/sql/routes`, `GET /v1/sql/roles`), as JSON. Fields are only ever added.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,10 @@ pub struct Routes {
     /// Standbys that let readers in.
     #[serde(default)]
     pub standbys: Vec<Route>,
+    /// Where the members that have a certificate for it answer HTTP: whoever asks from another machine asks the next one when one
+    /// does not answer.
+    #[serde(default)]
+    pub apis: Vec<SocketAddr>,
     /// Why there is no primary, or what is the matter, in a sentence; empty if all is well.
     #[serde(default)]
     pub reason: String,

@@ -19,6 +19,7 @@ mod dial;
 mod encryption;
 mod feed;
 mod halts;
+mod hba;
 mod histogram;
 mod login;
 mod operator;
@@ -32,6 +33,7 @@ mod server;
 mod session;
 mod session_settings;
 mod snapshot;
+mod source;
 mod sql_text;
 mod statements;
 mod stream;
@@ -39,7 +41,9 @@ mod worker;
 
 pub mod settings;
 
+pub use hba::HbaRule;
 pub use settings::{DatabaseSettings, Paths, PoolMode, Settings, UserSettings};
+pub use source::{Cluster, Source};
 
 use std::io;
 use std::net::SocketAddr;
@@ -58,6 +62,7 @@ use tracing::{info, warn};
 use closing::Closing;
 use crew::Crew;
 use encryption::Certificate;
+use feed::Feed;
 use pool::Access;
 use worker::{Shared, Worker};
 
@@ -73,6 +78,18 @@ pub enum RunError {
 }
 
 const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Asks a member over the network for the routes, once: whether it knows us, and where the others are.
+///
+/// # Errors
+/// It does not answer, or not for us, or the authority cannot be read.
+pub async fn ask_once(
+    cluster: Cluster,
+    authority: &std::path::Path,
+) -> io::Result<mainstay_net::routes::Routes> {
+    let tls = encryption::dialler(authority)?;
+    Feed::new(Source::Cluster(Arc::new(cluster)), Some(tls)).routes_once().await
+}
 
 /// Runs the proxy until it is told to end (SIGTERM). It makes its own threads and runtimes. Whoever may open the socket
 /// `operator` may ask and order anything.
@@ -132,10 +149,11 @@ pub fn run_until(
         secret: random::bytes(),
         cancels: Arc::new(cancels),
         crew,
-        control_socket: Arc::new(paths.control_socket.clone()),
+        source: paths.source.clone(),
         quotas: Arc::default(),
         end: say_end,
     };
+    let feed = Feed::new(paths.source.clone(), shared.server_tls.clone());
     let (ask_roles, of_all) = (Arc::clone(&shared.ask_roles), shared.clone());
     let mut threads = Vec::new();
     let queues = requests.into_iter().zip(queues);
@@ -153,11 +171,11 @@ pub fn run_until(
         // To the very end: transactions that are waited for need to know that the lease is renewed.
         let feeds = async {
             tokio::join!(
-                feed::routes(&paths.control_socket, say_routes),
-                feed::roles(&paths.control_socket, say_roles, ask_roles),
-                operator::serve(operator, of_all),
+                feed.routes(say_routes),
+                feed.roles(say_roles, ask_roles),
+                operator::serve(operator, of_all.clone()),
                 renew(certificate),
-                reload_on_hangup(&paths.control_socket)
+                reload_on_hangup(&of_all)
             )
         };
         let close = closing::until_closed(end, wanted_end, say_closing);
@@ -191,12 +209,12 @@ fn authority(paths: &Paths) -> Result<Option<Arc<rustls::ClientConfig>>, RunErro
     encryption::dialler(&paths.authority).map(Some).map_err(failed)
 }
 
-/// SIGHUP has the member read its file, for ever.
-async fn reload_on_hangup(socket: &std::path::Path) {
+/// SIGHUP has the settings read again, for ever.
+async fn reload_on_hangup(shared: &Shared) {
     let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
     while hangup.recv().await.is_some() {
-        if let Err(error) = feed::ask_reload(socket).await {
-            warn!(%error, "the member has not read its file");
+        if let Err(why) = operator::reload(shared).await {
+            warn!("the settings are as they were: {why}");
         }
     }
 }

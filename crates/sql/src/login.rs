@@ -14,6 +14,7 @@ use mainstay_pgwire::scram::{Mechanism, ServerExchange, Verifier};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::hba;
 use crate::pool::{Access, Pool, PoolKey};
 use crate::quota::{Permit, Scope};
 use crate::refusal;
@@ -168,13 +169,21 @@ async fn begin(
         return Err(refusal::shutting_down().into());
     }
     let greeting = Greeting::read(u32::from(parameters.0), &parameters.1, access)?;
+    let key = PoolKey {
+        database: Rc::clone(&greeting.database),
+        user: Rc::clone(&greeting.user),
+        access: greeting.access,
+    };
+    let (address, is_encrypted) = (connection.stream.peer(), connection.stream.is_encrypted());
+    if !hba::admits(&worker.settings().hba, &key, address, is_encrypted) {
+        return Err(refusal::not_admitted(&key, address, is_encrypted).into());
+    }
     authenticate(worker, connection, &greeting).await?;
     let is_console = crate::console::is_console(&greeting.database);
     if is_console {
         crate::console::admit(worker, &greeting.user)?;
     }
     let base = worker.shared_settings(greeting.settings);
-    let key = PoolKey { database: greeting.database, user: greeting.user, access: greeting.access };
     if worker.halts.is_disabled(&key) {
         return Err(refusal::disabled(&key.database).into());
     }

@@ -21,6 +21,7 @@ use crate::histogram::Times;
 use crate::pool::Access;
 use crate::settings::Settings;
 use crate::snapshot::{PoolSeen, Snapshot, Whose};
+use crate::source::Source;
 use crate::worker::{Shared, Worker};
 
 /// An order is a line; a longer one is none.
@@ -94,7 +95,10 @@ async fn order(
     interrupted: impl Future<Output = Interruption>,
 ) -> Option<Answer> {
     if let Some(settings) = line.strip_prefix("RELOAD ") {
-        return Some(reload(shared, settings).await);
+        return Some(match serde_json::from_str(settings) {
+            Ok(settings) => take(shared, settings).await,
+            Err(error) => Answer::Failed(format!("the settings cannot be read: {error}")),
+        });
     }
     let words: Vec<&str> = line.split_ascii_whitespace().collect();
     let command = words.split_first().and_then(|(verb, operands)| Command::parse(verb, operands));
@@ -105,12 +109,24 @@ async fn order(
     })
 }
 
-/// Takes other settings, as the member has read them: nobody is sent away for it.
-async fn reload(shared: &Shared, settings: &str) -> Answer {
-    let mut new: Settings = match serde_json::from_str(settings) {
-        Ok(settings) => settings,
-        Err(error) => return Answer::Failed(format!("the settings cannot be read: {error}")),
-    };
+/// Has the settings read again, by whoever reads them: the member on this machine, which gives them to us, or ourselves.
+pub(crate) async fn reload(shared: &Shared) -> Result<(), String> {
+    match &shared.source {
+        Source::Member(socket) => match crate::feed::ask_reload(socket).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(format!(
+                "the member has not read its file ({error}); `mainstay reload` on this machine says more"
+            )),
+        },
+        Source::Cluster(cluster) => match take(shared, cluster.read_settings()?).await {
+            Answer::Failed(why) => Err(why),
+            _ => Ok(()),
+        },
+    }
+}
+
+/// Takes other settings: nobody is sent away for it.
+async fn take(shared: &Shared, mut new: Settings) -> Answer {
     let Some(old) = shared.crew.ask(|worker| worker.settings()).await.into_iter().next() else {
         return Answer::Failed("the SQL proxy is ending".to_owned());
     };

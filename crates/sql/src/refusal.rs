@@ -4,7 +4,11 @@
 //! class 08 and 57P0x make pools drop the connection. `08P01` and `58000`, which other proxies send for a lost server, are
 //! for violations of the protocol and broken machines; here they are only sent for the former.
 
+use std::net::IpAddr;
+
 use mainstay_pgwire::backend::Report;
+
+use crate::pool::PoolKey;
 
 /// The transaction is gone, and certainly left nothing behind.
 pub(crate) fn rolled_back(why: &str) -> Report {
@@ -62,6 +66,18 @@ pub(crate) fn too_many_clients(most: usize) -> Report {
     Report::fatal("53300", "sorry, too many clients already")
         .detail(format!("max_client_conn is {most}."))
         .hint("Raise max_client_conn of [sql_proxy], or let applications keep fewer connections.")
+}
+
+/// No rule lets it in, or one refuses it. Said before a password is asked for, as PostgreSQL does.
+pub(crate) fn not_admitted(key: &PoolKey, address: Option<IpAddr>, is_encrypted: bool) -> Report {
+    let from =
+        address.map_or_else(|| "an unknown address".to_owned(), |address| address.to_canonical().to_string());
+    let how = if is_encrypted { "with" } else { "without" };
+    let text = format!(
+        "no rule lets user \"{}\" into database \"{}\" from {from}, {how} encryption",
+        key.user, key.database
+    );
+    Report::fatal("28000", text).hint("See hba in [sql_proxy]: the first rule that fits decides.")
 }
 
 /// The client's session held something that cannot be had on another server.

@@ -69,6 +69,10 @@ pub(crate) struct Session {
     placeholders: Vec<Box<str>>,
     /// What ties it to its server.
     pin: Option<Pin>,
+    /// The statements that tie it to another server in the same way, if that can be.
+    restore: Vec<Box<str>>,
+    /// They are due: the server that had them is gone.
+    is_restoring: bool,
     /// Whether its server is its own, and no pool's.
     is_dedicated: bool,
     /// How much of the client's present message is to be passed on unseen.
@@ -117,6 +121,8 @@ impl Session {
             closing: VecDeque::new(),
             placeholders,
             pin: None,
+            restore: Vec::new(),
+            is_restoring: false,
             passing: 0,
             passing_back: 0,
             lost: None,
@@ -170,6 +176,11 @@ impl Session {
             if let Err(report) = outcome {
                 return report;
             }
+            if self.is_restoring
+                && let Err(report) = Box::pin(self.restore()).await
+            {
+                return report;
+            }
             // It was busy with itself when the others were told.
             if self.worker.is_closing.get() && self.entry.activity.get() == Activity::Idle {
                 return Some(refusal::shutting_down());
@@ -177,8 +188,49 @@ impl Session {
         }
     }
 
-    /// Waits for a server, and reads on meanwhile, so that a client that goes is not waited for in vain.
+    /// Waits for a server for what the client has sent.
     async fn obtain(&mut self) -> Result<(), Option<Report>> {
+        match self.wait_for_server().await? {
+            Ok(()) => Ok(()),
+            Err(report) => self.refuse(&report),
+        }
+    }
+
+    /// Ties the session to another server as it was to the one that is gone. It waits for as long as it takes: the client, which has
+    /// asked for nothing, cannot be told that there is none.
+    async fn restore(&mut self) -> Result<(), Option<Report>> {
+        loop {
+            match self.wait_for_server().await? {
+                Ok(()) => {}
+                Err(report) if report.is_fatal() => return Err(Some(report)),
+                Err(_) => continue,
+            }
+            let Some(server) = self.server.as_mut() else { continue };
+            let outcome = server.ask(&self.restore.join(";\n")).await;
+            let overheard = std::mem::take(&mut server.overheard);
+            match outcome {
+                Ok(_) => {
+                    self.is_restoring = false;
+                    self.client.queue(&overheard);
+                    self.entry.set(Activity::Idle, self.worker.tick());
+                    return Ok(());
+                }
+                Err(AskError::Lost(_)) => {
+                    self.entry.backend.take();
+                    if let Some(server) = self.server.take() {
+                        self.pool.drop_server(&self.worker, server);
+                    }
+                }
+                Err(AskError::Refused(_, message)) => {
+                    tracing::warn!(message, "what a session had cannot be had again");
+                    return Err(Some(refusal::session_lost(self.pin.map_or("", Pin::text))));
+                }
+            }
+        }
+    }
+
+    /// Waits for a server, and reads on meanwhile, so that a client that goes is not waited for in vain: then the session ends.
+    async fn wait_for_server(&mut self) -> Result<Result<(), Report>, Option<Report>> {
         self.entry.set(Activity::Waits, self.worker.now());
         self.has_backlog = true;
         loop {
@@ -197,20 +249,20 @@ impl Session {
             // The sender lives as long as its pool.
             let server = match outcome {
                 Ok(Ok(server)) => server,
-                Ok(Err(report)) => return self.refuse(&report),
+                Ok(Err(report)) => return Ok(Err(report)),
                 Err(_) => return Err(Some(refusal::shutting_down())),
             };
             self.worker.tick();
             if self.is_ready_made(&server) {
                 self.link(server);
-                return Ok(());
+                return Ok(Ok(()));
             }
             match Box::pin(prepare(&self.pool, &self.worker, server, &self.wanted)).await {
                 Ok(server) => {
                     self.link(server);
-                    return Ok(());
+                    return Ok(Ok(()));
                 }
-                Err(Some(report)) => return self.refuse(&report),
+                Err(Some(report)) => return Ok(Err(report)),
                 Err(None) => {}
             }
         }
@@ -257,7 +309,7 @@ impl Session {
         let outcome = match server.ask(&question).await {
             Ok(rows) => {
                 let found = session_settings::inspected(&rows);
-                self.pin = found.pin;
+                (self.pin, self.restore) = (found.pin, found.restore);
                 let mut wanted = found.settings;
                 server.current = self.worker.shared_settings(wanted.clone());
                 // To RESET is to go back to what the session has begun with, which the server has not.

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use crate::sql_text;
+
 /// Parameters with their values, as PostgreSQL's `set_config` takes them. Names are in lower case. Shared, since nearly all
 /// sessions of an application have the same.
 pub(crate) type SessionSettings = Rc<BTreeMap<Box<str>, Box<str>>>;
@@ -15,12 +17,19 @@ pub(crate) enum Pin {
     AdvisoryLock,
     Listen,
     SqlPrepared,
+    /// Prepared by a text that had other statements in it as well.
+    Unrepeatable,
     SessionUser,
     /// It could not be asked.
     Unknown,
 }
 
 impl Pin {
+    /// Whether another server can be given the same, by statements.
+    pub(crate) fn is_restorable(self) -> bool {
+        matches!(self, Pin::Listen | Pin::SqlPrepared)
+    }
+
     pub(crate) fn text(self) -> &'static str {
         match self {
             Pin::TemporaryTable => "a temporary table",
@@ -29,7 +38,7 @@ impl Pin {
             Pin::Listen => "a LISTEN",
             Pin::Unknown => "settings that could not be asked for",
             Pin::SessionUser => "another session user",
-            Pin::SqlPrepared => "a statement prepared with PREPARE",
+            Pin::SqlPrepared | Pin::Unrepeatable => "a statement prepared with PREPARE",
         }
     }
 }
@@ -39,6 +48,8 @@ impl Pin {
 pub(crate) struct Inspected {
     pub(crate) settings: BTreeMap<Box<str>, Box<str>>,
     pub(crate) pin: Option<Pin>,
+    /// What makes another server the same, if that can be.
+    pub(crate) restore: Vec<Box<str>>,
 }
 
 /// Rows of [`inspection`] whose first column is none of a parameter.
@@ -62,8 +73,8 @@ pub(crate) fn inspection(placeholders: &[Box<str>], user: &str) -> String {
          UNION ALL SELECT '!hold', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable) \
          UNION ALL SELECT '!lock', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_locks \
          WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()) \
-         UNION ALL SELECT '!listen', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_listening_channels()) \
-         UNION ALL SELECT '!prepare', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_prepared_statements WHERE from_sql)",
+         UNION ALL SELECT '!listen', channel FROM pg_catalog.pg_listening_channels() AS channel \
+         UNION ALL SELECT '!prepare', statement FROM pg_catalog.pg_prepared_statements WHERE from_sql",
     );
     text.push_str(&format!(" UNION ALL SELECT '!user', '' WHERE session_user <> {}", literal(user)));
     for name in placeholders {
@@ -79,7 +90,17 @@ pub(crate) fn inspected(rows: &[Vec<Option<Box<str>>>]) -> Inspected {
     for row in rows {
         let [Some(name), value] = row.as_slice() else { continue };
         if let Some((_, pin)) = PINS.iter().find(|(mark, _)| **mark == **name) {
-            found.pin = found.pin.or(Some(*pin));
+            let (pin, value) = (*pin, value.as_deref().unwrap_or_default());
+            match pin {
+                Pin::Listen => found.restore.push(format!("LISTEN {}", quoted_identifier(value)).into()),
+                Pin::SqlPrepared if sql_text::is_single(value.as_bytes()) => found.restore.push(value.into()),
+                _ => {}
+            }
+            // Of several what cannot be restored counts. A text with more in it than the PREPARE must not be run again.
+            let is_lasting =
+                !pin.is_restorable() || pin == Pin::SqlPrepared && !sql_text::is_single(value.as_bytes());
+            let pin = if is_lasting && pin.is_restorable() { Pin::Unrepeatable } else { pin };
+            found.pin = found.pin.filter(|known| !is_lasting || !known.is_restorable()).or(Some(pin));
         } else if let Some(value) = value.as_ref().filter(|value| **name != *"role" || ***value != *"none") {
             found.settings.insert(name.to_lowercase().into(), value.clone());
         }
@@ -123,9 +144,12 @@ pub(crate) fn change(
 
 /// `my.name` is two identifiers.
 fn quoted_parameter(name: &str) -> String {
-    let parts: Vec<String> =
-        name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect();
+    let parts: Vec<String> = name.split('.').map(quoted_identifier).collect();
     parts.join(".")
+}
+
+fn quoted_identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// A string constant, whatever `standard_conforming_strings` says.
@@ -169,5 +193,13 @@ mod tests {
         let found = inspected(&[row("TimeZone", "UTC"), row("role", "none"), row("!lock", "")]);
         assert_eq!(found.settings, settings(&[("timezone", "UTC")]));
         assert_eq!(found.pin, Some(Pin::AdvisoryLock));
+        let found = inspected(&[row("!listen", "a\"b"), row("!prepare", "PREPARE p AS SELECT 1;")]);
+        assert_eq!(found.pin, Some(Pin::Listen));
+        assert_eq!(found.restore, ["LISTEN \"a\"\"b\"".into(), Box::from("PREPARE p AS SELECT 1;")]);
+        let found =
+            inspected(&[row("!listen", "a"), row("!prepare", "DELETE FROM a; PREPARE p AS SELECT 1")]);
+        assert_eq!(found.pin, Some(Pin::Unrepeatable));
+        let found = inspected(&[row("!temp", ""), row("!listen", "a")]);
+        assert_eq!(found.pin, Some(Pin::TemporaryTable));
     }
 }

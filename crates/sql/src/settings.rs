@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::hba::HbaRule;
+use crate::source::Source;
+
 /// When a server connection goes back to the pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PoolMode {
@@ -63,6 +66,8 @@ pub struct Settings {
     pub log_min_duration: Option<Duration>,
     /// Threads that serve clients; 0: see [`Settings::worker_threads`].
     pub workers: u32,
+    /// Who may come from where; the first that fits decides. None: everybody with a password.
+    pub hba: Vec<HbaRule>,
     /// What is otherwise for a database, by its name; with `@ro` for its readers alone.
     pub databases: BTreeMap<String, DatabaseSettings>,
     /// What is otherwise for a role. It counts more than what is said of the database.
@@ -135,6 +140,7 @@ impl Default for Settings {
             query_timeout: Duration::ZERO,
             log_min_duration: None,
             workers: 0,
+            hba: Vec::new(),
             databases: BTreeMap::new(),
             users: BTreeMap::new(),
         }
@@ -204,7 +210,11 @@ impl Settings {
         let pairs = self.list().into_iter().zip(new.list());
         let mut names: Vec<String> =
             pairs.filter(|(old, new)| old != new).map(|((name, _), _)| name.to_owned()).collect();
-        let tables = [("databases", self.databases != new.databases), ("users", self.users != new.users)];
+        let tables = [
+            ("hba", self.hba != new.hba),
+            ("databases", self.databases != new.databases),
+            ("users", self.users != new.users),
+        ];
         names.extend(tables.into_iter().filter(|(_, differ)| *differ).map(|(name, _)| name.to_owned()));
         names.into_iter().partition(|name| !TAKES_RESTART.contains(&name.as_str()))
     }
@@ -243,10 +253,10 @@ impl Settings {
 }
 
 /// Where the proxy finds what it needs on its machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Paths {
-    /// The member's control socket.
-    pub control_socket: PathBuf,
+    /// Who tells where statements go, and who may log in.
+    pub source: Source,
     /// What clients are shown: PostgreSQL's own certificate and key, PEM, readable by PostgreSQL's user and renewed in place.
     pub certificate: PathBuf,
     pub key: PathBuf,

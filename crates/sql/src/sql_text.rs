@@ -37,8 +37,7 @@ fn leaves_state(text: &[u8]) -> bool {
 pub(crate) fn traits(text: &[u8]) -> Traits {
     let text = text.strip_suffix(&[0]).unwrap_or(text);
     let word = first_word(text);
-    let several =
-        memchr::memchr(b';', text).is_some_and(|at| text[at + 1..].iter().any(|byte| !is_blank(*byte)));
+    let several = !is_single(text);
     let is = |known: &str| word.eq_ignore_ascii_case(known.as_bytes());
     let commits = is("commit") || is("end");
     let ends = commits || is("prepare");
@@ -51,6 +50,11 @@ pub(crate) fn traits(text: &[u8]) -> Traits {
         deallocates: is("deallocate"),
         may_set_placeholder: (sets || several) && memchr::memchr(b'.', text).is_some(),
     }
+}
+
+/// Whether there is one statement in the text for certain: nothing stands behind its first semicolon.
+pub(crate) fn is_single(text: &[u8]) -> bool {
+    memchr::memchr(b';', text).is_none_or(|at| text[at + 1..].iter().all(|byte| is_blank(*byte)))
 }
 
 /// `ROLLBACK TO` goes on with the transaction, and `ROLLBACK PREPARED` has none.

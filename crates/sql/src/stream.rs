@@ -1,6 +1,7 @@
 //! One socket, plain or encrypted, with what could not be written yet.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -63,6 +64,17 @@ impl Stream {
             Stream::Accepted(stream) => stream.get_ref().0.as_raw_fd(),
             Stream::Dialled(stream) => stream.get_ref().0.as_raw_fd(),
         }
+    }
+
+    /// Where the other side is, if it has an address.
+    pub(crate) fn peer(&self) -> Option<IpAddr> {
+        let address = match self {
+            Stream::Tcp(stream) => stream.peer_addr(),
+            Stream::Accepted(stream) => stream.get_ref().0.peer_addr(),
+            Stream::Dialled(stream) => stream.get_ref().0.peer_addr(),
+            Stream::Unix(_) => return None,
+        };
+        address.ok().map(|address| address.ip())
     }
 
     pub(crate) fn is_encrypted(&self) -> bool {

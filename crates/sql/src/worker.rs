@@ -25,6 +25,7 @@ use crate::routing::{Routing, Told};
 use crate::server::Backend;
 use crate::session_settings::SessionSettings;
 use crate::settings::Settings;
+use crate::source::Source;
 use crate::statements::Statements;
 
 /// Everybody who may log in, by name; `None` while nobody has told.
@@ -45,8 +46,7 @@ pub(crate) struct Shared {
     pub(crate) secret: [u8; 32],
     pub(crate) cancels: Arc<Vec<tokio::sync::mpsc::UnboundedSender<CancelRequest>>>,
     pub(crate) crew: Crew,
-    /// The member's.
-    pub(crate) control_socket: Arc<std::path::PathBuf>,
+    pub(crate) source: Source,
     pub(crate) quotas: Arc<Quotas>,
     /// Where an administrator says that the proxy is to end.
     pub(crate) end: tokio::sync::mpsc::UnboundedSender<Closing>,

@@ -27,7 +27,9 @@ pub(crate) fn run(workspace: &Workspace, running: &mut Running) -> Result<()> {
     fs::create_dir_all(&out)?;
     let old = build(workspace, &options("0.1.0"))?;
     let new = build(workspace, &options("0.1.1"))?;
-    verify_unit(&workspace.root.join("packaging/mainstay.service"), &binary, &out, running)?;
+    for unit in ["mainstay.service", "mainstay-sql-proxy.service"] {
+        verify_unit(&workspace.root.join("packaging").join(unit), &binary, &out, running)?;
+    }
     if nix::unistd::geteuid().is_root() {
         Scratch::new(&out)?.tell_the_story(&old, &new, &binary)?;
     } else {
@@ -41,7 +43,7 @@ pub(crate) fn run(workspace: &Workspace, running: &mut Running) -> Result<()> {
 fn verify_unit(unit: &Path, binary: &Path, out: &Path, running: &mut Running) -> Result<()> {
     // It wants the programs of the unit to be there.
     let text = fs::read_to_string(unit)?.replace("/usr/bin/mainstay", &binary.display().to_string());
-    let copy = out.join("mainstay.service");
+    let copy = out.join(unit.file_name().context("a unit has a name")?);
     fs::write(&copy, text)?;
     let log = fs::File::create(out.join("verify.log"))?;
     let mut command = Command::new("systemd-analyze");
@@ -152,7 +154,10 @@ impl Scratch {
 
         self.dpkg(&["--remove", "mainstay"])?;
         let asked = self.asked()?;
-        ensure!(asked.contains("stop mainstay.service"), "the service was not stopped: {asked:?}");
+        ensure!(
+            asked.contains("stop mainstay.service mainstay-sql-proxy.service"),
+            "the service was not stopped: {asked:?}"
+        );
         ensure!(!self.path("usr/bin/mainstay").exists(), "the program is left");
         ensure!(self.path(conffile).exists(), "a removal is no purge");
         self.has_kept(&kept, "a removal")?;
@@ -179,6 +184,7 @@ impl Scratch {
     fn is_complete(&self, binary: &Path) -> Result<()> {
         for path in [
             "usr/lib/systemd/system/mainstay.service",
+            "usr/lib/systemd/system/mainstay-sql-proxy.service",
             "usr/share/zsh/vendor-completions/_mainstay",
             "usr/share/fish/vendor_completions.d/mainstay.fish",
             "usr/share/man/man1/mainstay.1.gz",

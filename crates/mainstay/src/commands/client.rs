@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use mainstay_core::record::ClientProof;
-use mainstay_member::control::{AddClient, ClientRow, RemoveClient};
+use mainstay_core::record::{ClientProof, Kind};
+use mainstay_member::control::{AddClient, ClientRow, RemoveClient, SQL_PROXY};
 use mainstay_member::{Configuration, certificates};
 use mainstay_net::KeyFingerprint;
-use mainstay_net::api::ApiToken;
+use mainstay_net::api::{ApiToken, token_sha256};
+use mainstay_net::join::JoinToken;
 use mainstay_net::pki::{self, ClusterCa};
 use serde_json::json;
 
@@ -25,14 +26,21 @@ pub(crate) async fn run(options: &ClientOptions) -> Result<ExitCode> {
             let clients: Vec<ClientRow> = control.get("/v1/clients").await?;
             show(&clients, options.shared.json)?;
         }
-        ClientVerb::Add { name, certificate, out } => {
+        ClientVerb::Add { name, certificate, sql_proxy, out } => {
             // Names that cannot be are refused by the member; here one could be a path.
             let file = name.replace('/', "_");
-            let made = match certificate {
-                true => new_certificate(&configuration, name, &out.clone().unwrap_or_else(|| file.into()))?,
-                false => new_token(out.clone().unwrap_or_else(|| format!("{file}.token").into()))?,
+            let made = match (certificate, sql_proxy) {
+                (true, _) => {
+                    new_certificate(&configuration, name, &out.clone().unwrap_or_else(|| file.into()))?
+                }
+                (_, true) => {
+                    let out = out.clone().unwrap_or_else(|| format!("{file}.join").into());
+                    new_invitation(&configuration, out)?
+                }
+                _ => new_token(out.clone().unwrap_or_else(|| format!("{file}.token").into()))?,
             };
-            let request = AddClient { name: name.clone(), proof: made.proof.clone() };
+            let recorded = if *sql_proxy { format!("{SQL_PROXY}{name}") } else { name.clone() };
+            let request = AddClient { name: recorded, proof: made.proof.clone() };
             let added: Result<ClientRow> = control.post("/v1/clients/add", &request).await;
             if let Err(error) = added {
                 // Whether it is in the record or not, nobody has been told the secret.
@@ -43,8 +51,16 @@ pub(crate) async fn run(options: &ClientOptions) -> Result<ExitCode> {
                 println!("{}", json!({ "name": name, "files": made.files, "proof": made.proof }));
             } else {
                 let files: Vec<String> = made.files.iter().map(|file| file.display().to_string()).collect();
-                println!("{name} may use the API of every member, with {}", files.join(" and "));
-                println!("{}", example(&configuration, &made));
+                if *sql_proxy {
+                    println!("a SQL proxy that has the word in {} may ask every member", files.join(" and "));
+                    println!(
+                        "On the application's machine: mainstay sql-proxy --join \"$(cat {})\"",
+                        files.join(" ")
+                    );
+                } else {
+                    println!("{name} may use the API of every member, with {}", files.join(" and "));
+                    println!("{}", example(&configuration, &made));
+                }
             }
         }
         ClientVerb::Remove { name } => {
@@ -71,6 +87,25 @@ fn new_token(file: PathBuf) -> Result<Made> {
         format!("the token is not written to {}; name a new file with --out", file.display())
     })?;
     Ok(Made { proof: ClientProof::Token { sha256: token.sha256() }, files: vec![file] })
+}
+
+/// A word that names the cluster and a member of it too, so that a machine needs nothing else.
+fn new_invitation(configuration: &Configuration, file: PathBuf) -> Result<Made> {
+    let authority = &configuration.tls.authority;
+    let pem = std::fs::read_to_string(authority);
+    let pem = pem.with_context(|| format!("cannot read {}", authority.display()))?;
+    let token = JoinToken::create(KeyFingerprint::of_certificate_pem(&pem)?)?;
+    // A witness has no certificate for it.
+    let mut data = configuration.members.values().filter(|row| row.kind == Kind::Data);
+    let own = Some(configuration.own_row()).filter(|row| row.kind == Kind::Data);
+    let row = own.or_else(|| data.next()).context("no member of the configuration runs PostgreSQL")?;
+    let http = row.http;
+    // The port always: it is another one than that of members who join.
+    let word = format!("{}@{http}", token.text());
+    pki::write_private_key(&file, &format!("{word}\n")).with_context(|| {
+        format!("the word is not written to {}; name a new file with --out", file.display())
+    })?;
+    Ok(Made { proof: ClientProof::Token { sha256: token_sha256(&token.text()) }, files: vec![file] })
 }
 
 fn new_certificate(configuration: &Configuration, name: &str, out: &Path) -> Result<Made> {

@@ -1,4 +1,6 @@
-//! `sql-proxy`: the process that pools clients' connections; started by the member.
+//! `sql-proxy`: the process that pools clients' connections; started by the member, or alone on an application's machine.
+
+mod alone;
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
@@ -10,17 +12,25 @@ use mainstay_guard::CompanionLock;
 use mainstay_member::{Configuration, sql_proxy};
 use mainstay_postgres::layout::Layout;
 use mainstay_postgres::tools::RunAs;
-use mainstay_sql::Paths;
+use mainstay_sql::{Paths, Source};
 use nix::unistd::{Gid, Uid, geteuid, setgid, setgroups, setuid};
 
-use crate::cli::ConfigOptions;
+use crate::cli::SqlProxyOptions;
 use crate::configuration;
 
 /// No runtime has been made yet: the process has one thread while it changes its user.
-pub(crate) fn run(options: &ConfigOptions) -> Result<ExitCode> {
-    let (configuration, settings) = configuration::load_with_proxy(&options.config)?;
+pub(crate) fn run(options: &SqlProxyOptions) -> Result<ExitCode> {
+    match &options.join {
+        Some(word) => alone::join(word, options),
+        None if options.alone => alone::serve(options),
+        None => beside_member(&options.shared.config),
+    }
+}
+
+fn beside_member(config: &Path) -> Result<ExitCode> {
+    let (configuration, settings) = configuration::load_with_proxy(config)?;
     let (Some(settings), Some(wanted)) = (settings, &configuration.sql_proxy) else {
-        bail!("{} has no table [sql_proxy]; add one, if there is to be a proxy", options.config.display());
+        bail!("{} has no table [sql_proxy]; add one, if there is to be a proxy", config.display());
     };
     // It may be opened by the user who has started this process only, and stays locked under another one.
     let lock = sql_proxy::lock_file(&configuration);
@@ -38,7 +48,7 @@ pub(crate) fn run(options: &ConfigOptions) -> Result<ExitCode> {
     if let Some(user) = run_as {
         become_user(&user).with_context(|| format!("cannot become user {}", user.name()))?;
     }
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).with_ansi(false).init();
+    log();
     let operator = operator.map_or_else(
         |error| {
             tracing::warn!("the member cannot ask the SQL proxy: {error:#}");
@@ -48,6 +58,10 @@ pub(crate) fn run(options: &ConfigOptions) -> Result<ExitCode> {
     );
     mainstay_sql::run(&settings, &paths, operator)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn log() {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).with_ansi(false).init();
 }
 
 /// For the member's user alone, whoever this process becomes.
@@ -78,14 +92,14 @@ fn become_user(user: &RunAs) -> nix::Result<()> {
 
 /// PostgreSQL's own certificate where there is one: its user cannot read the member's.
 fn paths(configuration: &Configuration, run_as: Option<RunAs>) -> Result<Paths> {
-    let control_socket = configuration.control_socket();
+    let source = Source::Member(configuration.control_socket());
     if configuration.own_row().postgres.is_none() {
         let tls = &configuration.tls;
         let (certificate, key) = (tls.server_certificate.clone(), tls.server_key.clone());
-        return Ok(Paths { control_socket, certificate, key, authority: tls.authority.clone() });
+        return Ok(Paths { source, certificate, key, authority: tls.authority.clone() });
     }
     let data = Some(configuration.postgresql.data_directory.as_path());
     let layout = Layout::new(&configuration.directory, data, None, run_as)?;
     let (certificate, key) = (layout.certificate(), layout.key());
-    Ok(Paths { control_socket, certificate, key, authority: layout.authority() })
+    Ok(Paths { source, certificate, key, authority: layout.authority() })
 }

@@ -36,6 +36,11 @@ fn whole_file(message: &str) -> Problem {
     Problem { span: None, message: message.to_owned() }
 }
 
+/// What a SQL proxy without a member is told.
+pub(super) fn check_proxy_alone(file: &raw::ProxyFile) -> Checked<Settings> {
+    sql_proxy::check_table(&file.sql_proxy, None, Settings::default())
+}
+
 /// What the member is told, and beside it what its SQL proxy is.
 pub(super) fn check(file: raw::File, base: &Path) -> Checked<(Configuration, Option<Settings>)> {
     let me = name(&file.member)?;

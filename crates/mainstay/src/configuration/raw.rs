@@ -80,6 +80,13 @@ pub(super) struct Verify {
     pub(super) every: Option<Spanned<String>>,
 }
 
+/// The file of a SQL proxy that runs alone.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ProxyFile {
+    pub(super) sql_proxy: Spanned<SqlProxy>,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SqlProxy {
@@ -108,6 +115,8 @@ pub(super) struct SqlProxy {
     pub(super) max_db_client_connections: Option<Spanned<i64>>,
     pub(super) max_user_client_connections: Option<Spanned<i64>>,
     pub(super) workers: Option<Spanned<i64>>,
+    #[serde(default)]
+    pub(super) hba: Vec<Spanned<String>>,
     #[serde(default)]
     pub(super) databases: BTreeMap<String, SqlProxyDatabase>,
     #[serde(default)]
@@ -172,6 +181,14 @@ pub(super) struct MemberTable {
 
 /// Reads the syntax. An error has its line and says, for an unknown key, which known one is nearest.
 pub(super) fn parse(text: &str) -> Result<File, (Option<usize>, String)> {
+    parse_as(text)
+}
+
+pub(super) fn parse_proxy_alone(text: &str) -> Result<ProxyFile, (Option<usize>, String)> {
+    parse_as(text)
+}
+
+fn parse_as<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, (Option<usize>, String)> {
     toml::from_str(text).map_err(|error| {
         let line = error.span().map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count());
         (line, remedy(error.message()))

@@ -56,6 +56,11 @@ fn with_token(demo: &Demo, token: &str, request: &str, body: &str) -> (u16, Stri
     judged(exchange_with(connect(demo, None), request, &format!("Authorization: Bearer {token}\r\n"), body))
 }
 
+/// The code of an answer to a `GET` with a token.
+pub(crate) fn code_with_token(demo: &Demo, token: &str, path: &str) -> u16 {
+    with_token(demo, token, &format!("GET {path}"), "").0
+}
+
 fn client(demo: &Demo, words: &[&str]) -> std::process::Output {
     let configuration = demo.configuration("m1").display().to_string();
     mainstay(&[&["client"], words, &["--config", &configuration]].concat())

@@ -19,6 +19,7 @@ mod operate;
 mod recover;
 mod reference;
 mod sql_proxy;
+mod sql_proxy_alone;
 mod support;
 mod verify;
 

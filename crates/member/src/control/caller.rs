@@ -22,6 +22,8 @@ pub(super) enum Caller {
     Local { uid: Option<u32> },
     /// Such a one on the machine of another member.
     Member { name: String },
+    /// A SQL proxy on a machine of its own.
+    SqlProxy { name: String },
     /// Somebody whom the record lets in from anywhere, or who reads what everybody may.
     Client { name: String },
 }
@@ -32,8 +34,11 @@ impl Caller {
         self.is_among_members("see, let in or dismiss clients", "run on a member's machine: mainstay client")
     }
 
-    /// What passwords are checked by is a secret, which stays among the members.
+    /// What passwords are checked by is a secret, which stays among the members and those who check passwords for them.
     pub(super) fn reads_verifiers(&self) -> Result<(), Refuse> {
+        if let Caller::SqlProxy { .. } = self {
+            return Ok(());
+        }
         self.is_among_members("see what passwords are checked by", "ask on the control socket of a member")
     }
 
@@ -45,7 +50,9 @@ impl Caller {
     fn is_among_members(&self, what: &str, remedy: &'static str) -> Result<(), Refuse> {
         match self {
             Caller::Local { .. } | Caller::Member { .. } => Ok(()),
-            Caller::Client { name } => Err(Refuse::forbidden(format!("{name} cannot {what}")).remedy(remedy)),
+            Caller::SqlProxy { name } | Caller::Client { name } => {
+                Err(Refuse::forbidden(format!("{name} cannot {what}")).remedy(remedy))
+            }
         }
     }
 
@@ -54,7 +61,7 @@ impl Caller {
         match self {
             Caller::Local { uid: Some(uid) } => name(*uid),
             Caller::Local { uid: None } => "an unknown user".to_owned(),
-            Caller::Member { name } | Caller::Client { name } => name.clone(),
+            Caller::Member { name } | Caller::SqlProxy { name } | Caller::Client { name } => name.clone(),
         }
     }
 }

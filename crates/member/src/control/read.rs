@@ -11,7 +11,7 @@ use mainstay_core::record::Kind;
 use serde::{Deserialize, Serialize};
 
 use super::input::Parameters;
-use super::{Control, Seen, health};
+use super::{Control, Refuse, Seen, health};
 use crate::clock;
 use crate::explain::Explanation;
 use crate::metrics::{CONTENT_TYPE, Scrape};
@@ -58,6 +58,17 @@ fn scrape(seen: &Seen) -> Scrape {
 /// The same, on the control socket.
 pub(super) async fn own_metrics(State(control): State<Control>) -> Response {
     metrics(State(control.seen)).await
+}
+
+/// The certificate of the cluster's CA, in PEM: no secret. Whoever has been told its key's fingerprint can tell that it is the one.
+pub(super) async fn authority(State(seen): State<Seen>) -> Result<Response, Refuse> {
+    let file = seen.authority.clone();
+    let read = crate::machinery::blocking(move || std::fs::read_to_string(file)).await;
+    let pem =
+        read.map_err(|error| error.to_string()).and_then(|read| read.map_err(|error| error.to_string()));
+    let pem =
+        pem.map_err(|why| Refuse::unavailable(format!("the CA's certificate cannot be read: {why}")))?;
+    Ok(([(header::CONTENT_TYPE, "application/x-pem-file")], pem).into_response())
 }
 
 /// The status without passwords, for the other members' command line too.

@@ -23,7 +23,8 @@ use tokio::sync::{Semaphore, watch};
 use tracing::{debug, info};
 
 use super::caller::Caller;
-use super::{Control, Refuse};
+use super::clients::SQL_PROXY;
+use super::{Control, Refuse, sql_roles, sql_routes};
 use crate::configuration::Configuration;
 
 /// Balancers and monitors open a handful; whoever opens more does not use up the member's descriptors.
@@ -218,6 +219,11 @@ fn identify(
     })
 }
 
+/// What a SQL proxy on another machine needs, and no more.
+fn is_for_proxies(request: &Request) -> bool {
+    request.method() == Method::GET && [sql_routes::PATH, sql_roles::PATH].contains(&request.uri().path())
+}
+
 async fn check(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
     let from = request.extensions().get::<Peer>().map(|peer| peer.from);
     let name = match gate.judge(&request) {
@@ -227,6 +233,17 @@ async fn check(State(gate): State<Gate>, mut request: Request, next: Next) -> Re
             return refuse.into_response();
         }
     };
+    if let Some(proxy) = name.as_deref().and_then(|name| name.strip_prefix(SQL_PROXY)) {
+        let name = format!("SQL proxy {proxy}");
+        if !is_for_proxies(&request) && !gate.is_public(&request) {
+            debug!(?from, path = request.uri().path(), name, "refused");
+            let refuse =
+                Refuse::forbidden(format!("{name} may read the routes and who may log in, and nothing else"));
+            return refuse.remedy("let somebody in for the rest: mainstay client add NAME").into_response();
+        }
+        request.extensions_mut().insert(ConnectInfo(Caller::SqlProxy { name }));
+        return next.run(request).await;
+    }
     let who = name.map_or_else(|| "nobody".to_owned(), |name| format!("client {name}"));
     if request.method() != Method::GET {
         info!(client = who, ?from, path = request.uri().path(), "asked over the network");

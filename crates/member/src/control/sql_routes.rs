@@ -14,19 +14,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{ConnectInfo, State};
 use mainstay_core::lease::usable;
+use mainstay_core::record::Kind;
 use mainstay_core::view::Lease;
 use mainstay_core::{MemberId, Now};
 use mainstay_net::routes::{Route, Routes};
 use serde::Deserialize;
 use tokio::time::Instant;
 
+use super::caller::Caller;
 use super::input::Parameters;
 use super::{Control, Refuse, health};
 use crate::clock;
 use crate::status::{MemberStatus, Role, Status};
 
+/// The path.
+pub(super) const PATH: &str = "/v1/sql/routes";
 /// Whoever waits longer asks again: a proxy then notices that the member has gone.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// A waiting question is answered after this part of what `lease_ms` would have said. The time counts from the asking, so
@@ -46,6 +50,7 @@ pub(super) struct RoutesQuery {
 
 pub(super) async fn routes(
     State(control): State<Control>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
     Parameters(query): Parameters<RoutesQuery>,
 ) -> Result<Json<Routes>, Refuse> {
     let wait = Duration::from_millis(query.wait_ms.unwrap_or(0));
@@ -61,7 +66,7 @@ pub(super) async fn routes(
         status.mark_unchanged();
         lease.mark_unchanged();
         guard.mark_unchanged();
-        let routes = Known::of(&control).routes();
+        let routes = Known::of(&control, &caller).routes();
         if query.version != Some(routes.version) || Instant::now() >= until {
             return Ok(Json(routes));
         }
@@ -90,10 +95,13 @@ struct Known {
     /// When this member last heard of the leader of the replicated log or, leading it, of a majority; 0 for never.
     leader_seen: Now,
     lease_length: Duration,
+    /// Whether whoever asks is on this machine.
+    is_here: bool,
 }
 
 impl Known {
-    fn of(control: &Control) -> Known {
+    fn of(control: &Control, caller: &Caller) -> Known {
+        let is_here = matches!(caller, Caller::Local { .. });
         let seen = &control.seen;
         let is_primary = health::is_primary(seen);
         let status = seen.status.borrow().clone();
@@ -102,7 +110,7 @@ impl Known {
         // The clock is read last: what is taken from it is never older than what it is compared with.
         let now = clock::now();
         let (status_age, lease_length) = (seen.heartbeat.age(now), seen.lease_length);
-        Known { now, status, status_age, is_primary, held, leader_seen, lease_length }
+        Known { now, status, status_age, is_primary, held, leader_seen, lease_length, is_here }
     }
 
     fn routes(&self) -> Routes {
@@ -121,6 +129,12 @@ impl Known {
             primary,
             lease_ms: u64::try_from(lease.as_millis()).unwrap_or(u64::MAX),
             standbys: standbys.filter_map(|row| self.route(row)).collect(),
+            apis: status
+                .members
+                .iter()
+                .filter(|row| row.kind == Kind::Data)
+                .filter_map(|row| row.http)
+                .collect(),
             reason,
         };
         routes.version = version(&routes);
@@ -198,7 +212,7 @@ impl Known {
     fn route(&self, row: &MemberStatus) -> Option<Route> {
         let postgres = row.postgres.as_ref()?;
         let address = postgres.address?;
-        let is_own = row.name == self.status.member;
+        let is_own = self.is_here && row.name == self.status.member;
         let is_primary = row.role == Role::Primary;
         Some(Route {
             member: row.name.to_string(),
@@ -215,7 +229,7 @@ impl Known {
 fn version(routes: &Routes) -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
-    (&routes.cluster, routes.epoch, &routes.reason).hash(&mut hasher);
+    (&routes.cluster, routes.epoch, &routes.reason, &routes.apis).hash(&mut hasher);
     for (place, route) in
         routes.primary.iter().map(|route| (0, route)).chain(routes.standbys.iter().map(|route| (1, route)))
     {

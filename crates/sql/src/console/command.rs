@@ -100,11 +100,13 @@ impl Command {
                 let _ = shared.end.send(how);
                 "SHUTDOWN"
             }
-            Command::Reload => match crate::feed::ask_reload(&shared.control_socket).await {
-                Ok(_) => "RELOAD",
-                Err(error) => {
-                    let report = Report::error("55000", format!("the member has not read its file: {error}"));
-                    return Some(Err(report.hint("`mainstay reload` on this machine says more.")));
+            Command::Reload => match crate::operator::reload(shared).await {
+                Ok(()) => "RELOAD",
+                Err(why) => {
+                    return Some(Err(Report::error(
+                        "55000",
+                        format!("the settings are as they were: {why}"),
+                    )));
                 }
             },
         }))

@@ -3,7 +3,8 @@
 //! - Nothing under way: nothing is told, the next statement gets another server.
 //! - A transaction in which no commit was sent: it is rolled back for certain. 40001, and the session waits for its `ROLLBACK`.
 //! - A commit, or a statement outside of a transaction, was sent and not answered: nobody knows. 08007.
-//! - Something in the session that no other server has: 57P01, and the session ends.
+//! - Something in the session that no other server has: if statements can make it there, they are run (`LISTEN`, `PREPARE`); else
+//!   57P01, and the session ends.
 
 use std::task::Context;
 
@@ -48,8 +49,10 @@ impl Session {
         if self.is_told {
             return Err(None);
         }
-        if let Some(pin) = self.pin.take() {
-            return Err(Some(refusal::session_lost(pin.text())));
+        match self.pin {
+            Some(pin) if !pin.is_restorable() => return Err(Some(refusal::session_lost(pin.text()))),
+            Some(_) => self.is_restoring = true,
+            None => {}
         }
         if self.is_dedicated {
             return Err(Some(refusal::session_lost("a replication connection")));

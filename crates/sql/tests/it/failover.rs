@@ -274,8 +274,7 @@ fn a_session_with_something_of_its_own_ends() {
     let proxy = Proxy::of_size(2);
     for (sql, what) in [
         ("CREATE TEMP TABLE mine ()", "a temporary table"),
-        ("LISTEN mine", "a LISTEN"),
-        ("PREPARE mine AS SELECT 1", "a statement prepared with PREPARE"),
+        ("SELECT 1; PREPARE mine AS SELECT 1", "a statement prepared with PREPARE"),
         ("SELECT pg_advisory_lock(77003)", "a session-level advisory lock"),
     ] {
         let mut client = proxy.client();
@@ -352,4 +351,35 @@ fn a_read_that_is_lost_may_be_run_again() {
     admin.ok(&format!("SELECT pg_terminate_backend({pid})"));
     assert_eq!((code(outcome(&reader.until_ready())), reader.status), ("40001".to_owned(), b'I'));
     assert_eq!(reader.one("SELECT 1"), "1");
+}
+
+#[test]
+fn who_listens_and_what_is_prepared_outlive_their_server() {
+    let proxy = Proxy::of_size(2);
+    let mut client = proxy.client();
+    client.ok("PREPARE twice (int) AS SELECT $1 * 2");
+    client.ok("LISTEN \"Mine\"");
+    let pid = client.one("SELECT pg_backend_pid()");
+    terminate(&proxy, &pid);
+    // It asks for nothing, and is told all the same.
+    let mut admin = proxy.postgres.admin();
+    let listens = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%LISTEN \"Mine\"%' AND pid <> pg_backend_pid() \
+                   AND state = 'idle'";
+    wait_for("it to listen again", || admin.ok(listens)[0][0].as_deref() == Some("1"));
+    let mut other = proxy.client();
+    other.ok("NOTIFY \"Mine\", 'after'");
+    let (kind, body) = client.next().unwrap();
+    assert_eq!((kind, String::from_utf8_lossy(&body[4..]).into_owned()), (b'A', "Mine\0after\0".to_owned()));
+    assert_eq!(client.one("EXECUTE twice(21)"), "42");
+    assert_ne!(client.one("SELECT pg_backend_pid()"), pid);
+    // In a transaction too, which is gone.
+    client.ok("BEGIN");
+    let pid = client.one("SELECT pg_backend_pid()");
+    terminate(&proxy, &pid);
+    assert_eq!(client.code("SELECT 1"), "40001");
+    client.ok("ROLLBACK");
+    assert_eq!(client.one("EXECUTE twice(4)"), "8");
+    client.ok("UNLISTEN *");
+    client.ok("DEALLOCATE twice");
+    assert_eq!(client.one("SELECT count(*) FROM pg_prepared_statements WHERE from_sql"), "0");
 }

@@ -221,3 +221,14 @@ fn the_unix_socket_is_used_where_there_is_one() {
         client.ok("SELECT pg_backend_pid(), inet_client_addr()")[0][1].is_none()
     });
 }
+
+#[test]
+fn a_rule_decides_before_a_password_is_asked_for() {
+    let rules = ["host all boss 127.0.0.0/8 scram-sha-256", "hostssl all all all scram-sha-256"];
+    let hba = rules.iter().map(|rule| rule.parse().unwrap()).collect();
+    let proxy = Proxy::with(Postgres::shared(), Settings { hba, ..settings() });
+    let failure = proxy.try_connect(&[("user", "app"), ("database", "app")], "wrong").err().unwrap();
+    assert_eq!(failure.code, "28000");
+    assert!(failure.text.contains("from 127.0.0.1, without encryption"), "{failure}");
+    proxy.boss("mainstay").ok("SHOW VERSION");
+}

@@ -48,6 +48,7 @@ impl Member {
             primary: Some(postgres.route("a")),
             lease_ms: 60_000,
             standbys: Vec::new(),
+            apis: Vec::new(),
             reason: String::new(),
         };
         let state = State { routes, is_silent: false, has_roles: true, is_ending: false };

@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_sql::{Paths, Settings};
+use mainstay_sql::{Paths, Settings, Source};
 
 use crate::member::Member;
 use crate::postgres::{Postgres, Scratch, free_port, wait_for};
@@ -60,7 +60,7 @@ impl Proxy {
         settings.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         settings.listen_readonly = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, readonly_port)));
         let paths = Paths {
-            control_socket: member.socket.clone(),
+            source: Source::Member(member.socket.clone()),
             certificate: scratch.0.join("server.crt"),
             key: scratch.0.join("server.key"),
             authority: scratch.0.join("authority.crt"),

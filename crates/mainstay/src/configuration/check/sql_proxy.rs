@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use mainstay_member::configuration::MemberRow;
-use mainstay_sql::{DatabaseSettings, PoolMode, Settings, UserSettings};
+use mainstay_sql::{DatabaseSettings, HbaRule, PoolMode, Settings, UserSettings};
 use toml::Spanned;
 
 use super::{Checked, at, duration};
@@ -17,9 +17,16 @@ const LONGEST: Duration = Duration::from_secs(30 * 86_400);
 const MOST_CONNECTIONS: u32 = 1_000_000;
 
 pub(super) fn check(raw: Option<&Spanned<raw::SqlProxy>>, own: &MemberRow) -> Checked<Option<Settings>> {
-    let Some(table) = raw else { return Ok(None) };
+    raw.map(|table| check_table(table, Some(own), Settings::default())).transpose()
+}
+
+/// `own` is the member on this machine, if there is one.
+pub(super) fn check_table(
+    table: &Spanned<raw::SqlProxy>,
+    own: Option<&MemberRow>,
+    default: Settings,
+) -> Checked<Settings> {
     let raw = table.get_ref();
-    let default = Settings::default();
     let listen = match &raw.listen {
         Some(value) => address("listen", value)?,
         None => default.listen,
@@ -35,7 +42,7 @@ pub(super) fn check(raw: Option<&Spanned<raw::SqlProxy>>, own: &MemberRow) -> Ch
         ("listen_readonly", listen_readonly, span(&raw.listen_readonly)),
     ];
     for (key, wanted, span) in places {
-        let taken = wanted.and_then(|wanted| taken_by(own, wanted).map(|by| (wanted, by)));
+        let taken = wanted.zip(own).and_then(|(wanted, own)| taken_by(own, wanted).map(|by| (wanted, by)));
         if let Some((wanted, by)) = taken {
             let message = format!("{key} \"{wanted}\" is taken by this member's {by}; name another port");
             return Err(super::Problem { span: Some(span), message });
@@ -57,7 +64,7 @@ pub(super) fn check(raw: Option<&Spanned<raw::SqlProxy>>, own: &MemberRow) -> Ch
     if !fits(&settings, &DatabaseSettings::default()) {
         return Err(too_small(raw.min_pool_size.as_ref().map_or(table.span(), Spanned::span)));
     }
-    Ok(Some(settings))
+    Ok(settings)
 }
 
 /// Whether as many connections may be open as are to be kept open.
@@ -72,10 +79,15 @@ fn too_small(span: std::ops::Range<usize>) -> super::Problem {
     super::Problem { span: Some(span), message }
 }
 
+fn rule(line: &Spanned<String>) -> Checked<HbaRule> {
+    line.get_ref().parse().map_err(|why| at(line, why))
+}
+
 fn of_table(raw: &raw::SqlProxy, default: Settings) -> Checked<Settings> {
     Ok(Settings {
         pool_mode: pool_mode(raw.pool_mode.as_ref())?.unwrap_or_default(),
         log_min_duration: time("log_min_duration", raw.log_min_duration.as_ref())?,
+        hba: raw.hba.iter().map(rule).collect::<Checked<_>>()?,
         databases: each(&raw.databases, database)?,
         users: each(&raw.users, user)?,
         ..with_times(raw, with_numbers(raw, default)?)?

@@ -212,6 +212,7 @@ async fn serve(status: Status, lease: Option<Lease>) -> Server {
         reacher: Arc::default(),
         verified: watch::channel(None).1,
         lease_length: LEASE,
+        authority: "/nonexistent".into(),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");

@@ -40,6 +40,7 @@ fn known(status: Value) -> Known {
         held: Some(Lease { epoch: Epoch(EPOCH), deadline, renewed_at: now, rests_on: None }),
         leader_seen: now.minus(Duration::from_millis(70)),
         lease_length: LEASE,
+        is_here: true,
     }
 }
 
