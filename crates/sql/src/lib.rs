@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod cancel;
+mod client;
 mod closing;
 mod console;
 mod counters;

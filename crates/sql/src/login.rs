@@ -1,5 +1,7 @@
 //! From a socket to a session: encryption, who it is, and the greeting.
 
+mod options;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
@@ -24,6 +26,7 @@ use crate::session_settings::SessionSettings;
 use crate::settings::within;
 use crate::stream::{Connection, Stream};
 use crate::worker::{Activity, CancelRequest, ClientEntry, Counted, Reported, Worker, access_of};
+use options::read_options;
 
 /// The longest startup packet that PostgreSQL takes (`MAX_STARTUP_PACKET_LENGTH`).
 const MOST_STARTUP_BYTES: usize = 10_000;
@@ -286,37 +289,6 @@ impl Greeting {
     }
 }
 
-/// `-c name=value` and `--name=value`, with a backslash before blanks that belong to a value, as PostgreSQL reads it.
-fn read_options(text: &str, settings: &mut BTreeMap<Box<str>, Box<str>>) -> Result<(), Report> {
-    let mut words: Vec<String> = vec![String::new()];
-    let mut characters = text.chars();
-    while let Some(c) = characters.next() {
-        let word = words.last_mut().expect("there is one from the beginning");
-        match c {
-            '\\' => word.extend(characters.next()),
-            c if c.is_ascii_whitespace() => words.push(String::new()),
-            c => word.push(c),
-        }
-    }
-    let mut words = words.into_iter().filter(|word| !word.is_empty());
-    while let Some(word) = words.next() {
-        let setting = match word.strip_prefix("--").or_else(|| word.strip_prefix("-c")) {
-            Some("") => words.next().unwrap_or_default(),
-            Some(setting) => setting.to_owned(),
-            None => String::new(),
-        };
-        let Some((name, value)) = setting.split_once('=') else {
-            return Err(Report::fatal(
-                "0A000",
-                format!("the SQL proxy does not take {word:?} in \"options\""),
-            )
-            .hint("It takes -c name=value and --name=value."));
-        };
-        settings.insert(name.replace('-', "_").to_ascii_lowercase().into(), value.into());
-    }
-    Ok(())
-}
-
 /// SCRAM with the verifier that PostgreSQL has. What the client shows opens PostgreSQL for it later.
 async fn authenticate(
     worker: &Rc<Worker>,
@@ -414,15 +386,6 @@ async fn verifier_of(worker: &Rc<Worker>, user: &str) -> Result<(Option<Arc<str>
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn options_are_read_as_postgresql_reads_them() {
-        let mut settings = BTreeMap::new();
-        read_options(r"-c a=1 --work-mem=4MB -cB=x\ y", &mut settings).unwrap();
-        let pairs: Vec<_> = settings.iter().map(|(name, value)| (&**name, &**value)).collect();
-        assert_eq!(pairs, [("a", "1"), ("b", "x y"), ("work_mem", "4MB")]);
-        assert!(read_options("-h", &mut settings).is_err());
-    }
 
     #[test]
     fn the_database_s_name_says_where_to() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::health::exchange;
-use super::{Demo, stderr, stdout, wait_until};
+use super::{Demo, mainstay, stderr, stdout, wait_until};
 
 /// What a member answers on its control socket.
 fn ask(demo: &Demo, member: &str, path: &str) -> (u16, Value) {
@@ -183,6 +183,34 @@ fn lives(pid: u64) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
+/// Its file has another `default_pool_size` than it has begun with.
+fn the_proxy_tells_of_itself_and_takes_orders(demo: &Demo) {
+    let config = demo.configuration("m1").display().to_string();
+    let json = |arguments: &[&str]| -> Value {
+        let output = mainstay(&[arguments, &["--json", "--config", &config]].concat());
+        assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+        serde_json::from_str(&stdout(&output)).expect("JSON")
+    };
+    let reloaded = json(&["reload"]);
+    assert!(
+        reloaded["changed"].as_array().is_some_and(|all| all.contains(&"sql_proxy.default_pool_size".into()))
+    );
+    assert_eq!(reloaded["restart_member"], serde_json::json!([]), "{reloaded}");
+    wait_until("it serves", || json(&["sql", "status"])["holds"] == false);
+    assert_eq!(json(&["sql", "status"])["primary"], "m1");
+    json(&["sql", "pause"]);
+    assert_eq!(json(&["sql", "status"])["paused"], true);
+    let shown = stdout(&mainstay(&["sql", "status", "--config", &config]));
+    assert!(shown.starts_with("paused: new work waits"), "{shown}");
+    let again = mainstay(&["sql", "pause", "--config", &config]);
+    assert!(!again.status.success() && stderr(&again).contains("paused already"), "{}", stderr(&again));
+    json(&["sql", "resume"]);
+    json(&["sql", "reconnect", "app"]);
+    let plain = TcpStream::connect(("127.0.0.1", demo.port_base + 41)).expect("connected");
+    let (code, metrics) = exchange(plain, "GET /metrics", "");
+    assert!(code == 200 && metrics.contains("\nmainstay_sql_holds 0\n"), "{metrics}");
+}
+
 #[test]
 fn a_proxy_is_kept_running_outlives_its_member_and_ends_when_that_is_stopped() {
     let demo = Demo::started("proxy", 1);
@@ -229,6 +257,11 @@ fn a_proxy_is_kept_running_outlives_its_member_and_ends_when_that_is_stopped() {
     run(&demo, &["start", "m1"]);
     wait_until("the proxy is found", || proxy(&demo).is_some());
     assert_eq!(proxy(&demo), Some(second), "it went on, and there is one");
+
+    let settings = format!("listen = \"127.0.0.1:{port}\"\nlisten_readonly = \"\"\ndefault_pool_size = 7\n");
+    with(&settings);
+    the_proxy_tells_of_itself_and_takes_orders(&demo);
+    assert_eq!(proxy(&demo), Some(second), "it is the same one");
 
     // Other settings: a member that starts anew starts the proxy anew.
     with(&format!("listen = \"127.0.0.1:{port}\"\nlisten_readonly = \"\"\nworkers = 1\n"));

@@ -114,13 +114,15 @@ fn check(text: &str) -> BTreeMap<String, f64> {
         } else if let Some(kind) = line.strip_prefix("# TYPE ") {
             let (name, kind) = kind.split_once(' ').expect("a type");
             assert!(helped.contains(name), "the type follows the help: {line}");
-            assert!(["gauge", "counter"].contains(&kind), "{line}");
+            assert!(["gauge", "counter", "histogram"].contains(&kind), "{line}");
             assert!(families.insert(name, kind).is_none(), "a family in two places: {line}");
             current = Some(name);
         } else {
             let (series, value) = line.rsplit_once(' ').expect("a value");
             let (name, labels) = series.split_once('{').map_or((series, ""), |(name, rest)| (name, rest));
-            assert_eq!(Some(name), current, "a sample outside of its family: {line}");
+            let of_histogram = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+            let family = of_histogram.filter(|name| families.get(name) == Some(&"histogram")).unwrap_or(name);
+            assert_eq!(Some(family), current, "a sample outside of its family: {line}");
             check_labels(labels, line);
             let value: f64 = value.parse().unwrap_or_else(|_| panic!("no number: {line}"));
             assert!(value.is_finite() && value >= 0.0, "{line}");

@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const MOST_BYTES: u64 = 64 << 20;
 
 /// The member's end. Nothing is kept open: orders are rare.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Operator {
     /// `None`: this member has no proxy.
     socket: Option<PathBuf>,

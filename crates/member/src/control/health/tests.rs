@@ -210,6 +210,7 @@ async fn serve(status: Status, lease: Option<Lease>) -> Server {
         openings,
         heartbeat: beats,
         reacher: Arc::default(),
+        sql_proxy: crate::sql_proxy::operator::Operator::default(),
         verified: watch::channel(None).1,
         lease_length: LEASE,
         authority: "/nonexistent".into(),
