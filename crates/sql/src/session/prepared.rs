@@ -136,6 +136,7 @@ impl Session {
             let traits = self.unnamed.traits;
             (self.may_commit, self.inspects) =
                 (self.may_commit | traits.may_commit, self.inspects | traits.may_leave_state);
+            self.note_unanswered(traits);
             output.extend_from_slice(message);
             return Ok(());
         }
@@ -146,6 +147,7 @@ impl Session {
         self.have(&statement, output);
         self.may_commit |= statement.traits.may_commit;
         self.inspects |= statement.traits.may_leave_state;
+        self.note_unanswered(statement.traits);
         let own = statement.name();
         output.push(b'B');
         let length = total - 1 - name.len() + own.len();
