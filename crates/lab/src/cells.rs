@@ -7,6 +7,7 @@
 mod form;
 mod judge;
 mod play;
+mod record;
 mod report;
 mod session;
 mod stage;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use mainstay_core::Now;
 
 use super::CellFault;
-use super::session::{Belief, Record, Role, Told, What};
+use super::record::{Belief, Record, Role, Told, What};
 
 /// No error.
 const NONE: &str = "-";

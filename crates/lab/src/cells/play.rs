@@ -11,7 +11,8 @@ use mainstay_core::Now;
 
 use super::form::{Form, SLOW_SECONDS};
 use super::judge::{self, Verdict};
-use super::session::{self, Place, Record, Role};
+use super::record::{Record, Role};
+use super::session::{self, Place};
 use super::stage::{Part, Stage};
 use super::{CellFault, SQL_PATIENCE};
 use crate::cluster::Cluster;

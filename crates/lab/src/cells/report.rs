@@ -8,7 +8,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::play::Outcome;
-use super::session::Role;
+use super::record::Role;
 use crate::suite;
 
 /// Says how a cell went as soon as that is known.

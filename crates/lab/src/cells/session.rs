@@ -11,116 +11,17 @@ use mainstay_pgwire::backend;
 use nix::sched::{CloneFlags, setns};
 
 use super::form::{Form, Statement};
+use super::record::{Belief, Record, Role, Told, What, belief, what};
 use super::stage::{Part, Stage};
-use super::wire::{Answer, Failure, Wire};
+use super::wire::{Answer, Wire};
 use crate::clock;
 
 /// Of the clients that write all the time, so that they leave the machine to others.
 const LOOP_PAUSE: Duration = Duration::from_millis(10);
+/// The kernel has closed the connections of whoever was killed, and everybody is still far from a new primary.
+const BETWEEN_PAUSE: Duration = Duration::from_millis(50);
 const CONNECT_PATIENCE: Duration = Duration::from_secs(15);
 const CONNECT_PAUSE: Duration = Duration::from_millis(100);
-
-/// In which state the fault finds a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Role {
-    /// It has done something, and asks again once there is a primary.
-    Idle,
-    /// It begins its next transaction right after the fault.
-    Between,
-    /// It has written in a transaction, and asks again once there is a primary.
-    InTransaction,
-    /// A statement of its transaction is under way.
-    Running,
-    /// A write outside of a transaction is.
-    Autocommit,
-    /// A commit is.
-    Commit,
-    /// It has a temporary table.
-    Tied,
-    /// One write after the other.
-    WriteLoop,
-    /// One transaction after the other.
-    TransactionLoop,
-}
-
-impl Role {
-    pub(super) const ALL: [Role; 9] = [
-        Role::Idle,
-        Role::Between,
-        Role::InTransaction,
-        Role::Running,
-        Role::Autocommit,
-        Role::Commit,
-        Role::Tied,
-        Role::WriteLoop,
-        Role::TransactionLoop,
-    ];
-
-    pub(super) fn words(self) -> &'static str {
-        match self {
-            Role::Idle => "idle",
-            Role::Between => "between transactions",
-            Role::InTransaction => "in a transaction",
-            Role::Running => "statement of a transaction under way",
-            Role::Autocommit => "autocommit write under way",
-            Role::Commit => "COMMIT under way",
-            Role::Tied => "with a temporary table",
-            Role::WriteLoop => "writing",
-            Role::TransactionLoop => "transactions",
-        }
-    }
-
-    /// Whether its statement sleeps in the server when the fault hits.
-    pub(super) fn sleeps(self) -> bool {
-        matches!(self, Role::Running | Role::Autocommit | Role::Commit)
-    }
-}
-
-/// What an answer is to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum What {
-    Begin,
-    /// Of a transaction.
-    Statement,
-    Commit,
-    /// A write outside of a transaction.
-    Autocommit,
-    Read,
-    Rollback,
-}
-
-/// One answer.
-#[derive(Clone, Debug)]
-pub(super) struct Told {
-    pub(super) what: What,
-    /// Whether it is the one of its role, and not of what the session did before or after.
-    pub(super) is_main: bool,
-    pub(super) asked: Now,
-    pub(super) at: Now,
-    pub(super) failure: Option<Failure>,
-    pub(super) end: Option<String>,
-}
-
-/// What a client may believe of rows that it wanted to write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Belief {
-    There,
-    Absent,
-    Unknown,
-}
-
-/// Everything that one session has seen.
-#[derive(Clone, Debug)]
-pub(super) struct Record {
-    pub(super) role: Role,
-    pub(super) proxy: String,
-    /// Whether client and proxy were cut off with the old primary.
-    pub(super) is_cut_off: bool,
-    pub(super) told: Vec<Told>,
-    pub(super) rows: Vec<(i64, Belief)>,
-    /// What is wrong apart from codes.
-    pub(super) complaints: Vec<String>,
-}
 
 /// Where a session connects.
 #[derive(Clone, Debug)]
@@ -188,7 +89,11 @@ impl Session<'_> {
         self.transaction()?;
         match self.record.role {
             Role::Idle => self.stage_of(Part::Stands, |own| own.write().map(|_| ())),
-            Role::Between => self.stage_of(Part::Struck, |own| own.transaction().map(|_| ())),
+            Role::Between => self.stage_of(Part::Struck, |own| {
+                // What comes in the same moment as the fault is under way; the loops do that.
+                std::thread::sleep(BETWEEN_PAUSE);
+                own.transaction().map(|_| ())
+            }),
             Role::InTransaction => self.in_transaction(&[Statement::Insert(0)], Part::Stands),
             Role::Running => self.under_way(&[Statement::Begin, Statement::Insert(0)], &[Statement::Sleep]),
             Role::Autocommit => self.under_way(&[], &[Statement::SlowInsert(0)]),
@@ -315,7 +220,7 @@ impl Session<'_> {
         for unit in &units {
             let rows: Vec<i64> = unit.iter().filter_map(|statement| statement.value()).collect();
             let answer = self.receive(What::Autocommit);
-            let belief = answer.as_ref().map_or(Belief::Unknown, |answer| belief(answer, Belief::There));
+            let belief = answer.as_ref().map_or(Belief::Unknown, |answer| belief(answer));
             self.believe(&rows, belief);
             if answer?.failure.is_some() {
                 all = belief;
@@ -365,10 +270,10 @@ impl Session<'_> {
             self.believe(&rows, outcome);
             return Ok(outcome);
         };
-        let outcome = if failed.iter().any(|answer| belief(answer, Belief::There) == Belief::Unknown) {
+        let outcome = if failed.iter().any(|answer| belief(answer) == Belief::Unknown) {
             Belief::Unknown
         } else {
-            belief(first, Belief::There)
+            belief(first)
         };
         // A unit behind a BEGIN that has failed is a transaction of its own, as it is without a proxy.
         let is_apart = answers.len() == 2
@@ -383,7 +288,7 @@ impl Session<'_> {
 
     /// The answer was an error: what it says of the rows is believed, and the transaction is ended.
     fn give_up(&mut self, answer: &Answer, rows: &[i64]) -> io::Result<()> {
-        self.believe(rows, belief(answer, Belief::There));
+        self.believe(rows, belief(answer));
         self.end_failed(answer.status)
     }
 
@@ -403,7 +308,7 @@ impl Session<'_> {
     /// Commits what went on without an error.
     fn finish(&mut self, rows: &[i64]) -> io::Result<()> {
         let answer = self.ask(&[Statement::Commit])?;
-        self.believe(rows, belief(&answer, Belief::There));
+        self.believe(rows, belief(&answer));
         Ok(())
     }
 
@@ -452,26 +357,5 @@ impl Session<'_> {
                 Err(io::Error::other(format!("the connection ended: {end}{said}")))
             }
         }
-    }
-}
-
-/// What a unit is to its client.
-fn what(unit: &[Statement], is_in_transaction: bool) -> What {
-    match unit {
-        unit if unit.contains(&Statement::Commit) => What::Commit,
-        [Statement::Begin, ..] => What::Begin,
-        [Statement::Rollback] => What::Rollback,
-        [Statement::Mark] => What::Read,
-        _ if is_in_transaction => What::Statement,
-        _ => What::Autocommit,
-    }
-}
-
-/// What the client may believe after this answer, if success means `otherwise`.
-fn belief(answer: &Answer, otherwise: Belief) -> Belief {
-    match answer.failure.as_ref().map(|failure| failure.code.as_str()) {
-        None => otherwise,
-        Some("08007") => Belief::Unknown,
-        Some(_) => Belief::Absent,
     }
 }
