@@ -10,21 +10,21 @@ mod shared;
 
 use std::{path::PathBuf, time::Duration};
 
+use crate::commands::verify::known_check;
+use crate::configuration::length_of_time;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+pub(crate) use client::{ClientOptions, ClientVerb};
+pub(crate) use config::{
+    ChangeOptions, CheckOptions, ConfigVerb, ImportOptions, ImportVerb, Place, ReloadOptions, RestartOptions,
+    RoleName, ShowOptions,
+};
 pub(crate) use demo::{DemoOptions, DemoVerb};
 use logs::{LogsOptions, SupportOptions};
 use mainstay_core::MemberId;
-use operate::{FailoverOptions, MaintenanceOptions, PauseOptions, RecoverOptions, ReinitOptions};
-
-use crate::commands::verify::known_check;
-use crate::configuration::length_of_time;
-pub(crate) use client::{ClientOptions, ClientVerb};
-pub(crate) use config::{
-    ChangeOptions, CheckOptions, ConfigVerb, Place, ReloadOptions, RestartOptions, RoleName, ShowOptions,
-};
 pub(crate) use members::{
     InitOptions, JoinOptions, LeaveOptions, MemberOptions, MemberVerb, UninstallOptions,
 };
+use operate::{FailoverOptions, MaintenanceOptions, PauseOptions, RecoverOptions, ReinitOptions};
 pub(crate) use operate::{HealOptions, HitOptions, ThawOptions};
 pub(crate) use shared::{ConfigOptions, SharedByVerbs, SharedOptions};
 
