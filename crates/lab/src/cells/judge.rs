@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use mainstay_core::Now;
 
-use super::CellFault;
 use super::record::{Belief, Record, Role, Told, What};
+use super::{CellFault, Form};
 
 /// No error.
 const NONE: &str = "-";
@@ -29,7 +29,7 @@ pub(super) struct Verdict {
 
 /// Judges what was told, and when.
 pub(super) fn answers(
-    fault: CellFault,
+    (fault, form): (CellFault, Form),
     records: &[Record],
     stands_at: Option<Now>,
     bar: Duration,
@@ -50,7 +50,7 @@ pub(super) fn answers(
                 *verdict.told.entry((record.role, code.clone())).or_default() += 1;
             }
             let allowed: &[&str] =
-                if told.is_main { allowed(fault, record.role, told.what) } else { &[NONE] };
+                if told.is_main { allowed((fault, form), record.role, told.what) } else { &[NONE] };
             if !allowed.contains(&code.as_str()) || NEVER.contains(&code.as_str()) {
                 let text = told.failure.as_ref().map_or("", |failure| failure.text.as_str());
                 let end = told.end.as_deref().map_or_else(String::new, |end| format!(", then: {end}"));
@@ -87,7 +87,7 @@ fn code(told: &Told) -> String {
 }
 
 /// The answers that are right.
-fn allowed(fault: CellFault, role: Role, what: What) -> &'static [&'static str] {
+fn allowed((fault, form): (CellFault, Form), role: Role, what: What) -> &'static [&'static str] {
     let is_kept = fault == CellFault::CutLink;
     // Whoever is cut off or asks one who hangs may have asked before anybody could know that.
     let is_plain = matches!(fault, CellFault::KillPostmaster | CellFault::KillMember | CellFault::Switchover);
@@ -101,7 +101,9 @@ fn allowed(fault: CellFault, role: Role, what: What) -> &'static [&'static str] 
         (Role::Autocommit | Role::Commit, _) if !is_kept => &["08007"],
         (_, What::Statement) => &[NONE, "40001"],
         (_, What::Autocommit) => &[NONE, "08007"],
-        // A commit that was not sent any more is certain, one that was sent is not; and a BEGIN is outside of a transaction.
+        // Pipelined, the commit is under way with it.
+        (_, What::Begin) if form != Form::Pipelined => &[NONE, "40001"],
+        // A commit that was not sent any more is certain, one that was sent is not.
         (_, What::Begin | What::Commit) => &[NONE, "40001", "08007"],
         (_, What::Read | What::Rollback) => &[NONE],
     }
@@ -165,7 +167,7 @@ mod tests {
 
     fn violations(role: Role, code: Option<&str>, fault: CellFault) -> usize {
         let bar = Duration::from_millis(100);
-        answers(fault, &[record(role, code, 0)], Some(Now(0)), bar).violations.len()
+        answers((fault, Form::Simple), &[record(role, code, 0)], Some(Now(0)), bar).violations.len()
     }
 
     #[test]
@@ -189,7 +191,9 @@ mod tests {
         let bar = Duration::from_millis(100);
         let late = |at| {
             let records = [record(Role::Running, Some("40001"), at)];
-            answers(CellFault::Freeze, &records, Some(Now(1_000_000_000)), bar).violations.len()
+            answers((CellFault::Freeze, Form::Simple), &records, Some(Now(1_000_000_000)), bar)
+                .violations
+                .len()
         };
         assert_eq!((late(900_000_000), late(1_090_000_000), late(1_110_000_000)), (0, 0, 1));
     }

@@ -108,7 +108,7 @@ fn story(cluster: &mut Cluster, cell: Cell, outcome: &mut Outcome) -> Result<()>
     let told = sessions_and_fault(cluster, cell, &cast, &stage)?;
     outcome.sessions = told.records.len();
     outcome.stands_after = told.stands_at.map(|at| at.since(told.struck_at));
-    outcome.verdict = judge::answers(cell.fault, &told.records, told.stands_at, cell.bar);
+    outcome.verdict = judge::answers((cell.fault, cell.form), &told.records, told.stands_at, cell.bar);
     cluster.wait_whole(WHOLE_PATIENCE).context("after the fault")?;
     judge::rows(&mut outcome.verdict, &told.records, &rows(cluster, first_row)?);
     let epoch = cluster.status().context("nobody answers")?.epoch;
