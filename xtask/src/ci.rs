@@ -77,6 +77,14 @@ const STEPS: &[Step] = &[
         }),
     },
     Step {
+        name: "cells",
+        what: "the SQL proxies' answers in a failover and a switchover",
+        // The bar of 0.1 s is for a quiet machine, too. Safety has no slack.
+        action: Action::Call(|workspace, running| {
+            running.run(workspace.program("mainstay-lab").args(["cells", "--quick", "--slack", "10"]))
+        }),
+    },
+    Step {
         name: "test-models",
         what: "the simulation, the model check, and these checks",
         action: Action::Tests("test --locked --release -p mainstay-sim -p mainstay-model -p xtask"),

@@ -24,6 +24,7 @@ usage: cargo xtask COMMAND
   tidy           the house rules that no compiler knows (STYLE.md)
   sim [...]      the seeded simulation, e.g. --seeds 100, or --seed 7 --trace
   lab [...]      faults on real clusters in network namespaces (root), e.g. --only postmaster-killed
+  cells [...]    every fault with every form of the protocol through the SQL proxies (root), e.g. --form pipelined
   bench [...]    measurements on real clusters: failover, idle, sql, starve
   package [...]  Debian's package, in target/package; --fast --binary PATH for one to try";
 
@@ -31,6 +32,7 @@ usage: cargo xtask COMMAND
 const PROGRAMS: &[(&str, &str, Option<&str>)] = &[
     ("sim", "mainstay-sim", None),
     ("lab", "mainstay-lab", Some("run")),
+    ("cells", "mainstay-lab", Some("cells")),
     ("bench", "mainstay-lab", Some("bench")),
 ];
 

@@ -7,6 +7,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks to its caller")]
 
 pub mod bench;
+pub mod cells;
 pub mod check;
 pub mod client;
 pub mod clock;

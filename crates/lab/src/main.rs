@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use mainstay_lab::bench::failover::{Event, Series};
 use mainstay_lab::network::Index;
-use mainstay_lab::{bench, interrupt, leftovers, suite};
+use mainstay_lab::{bench, cells, interrupt, leftovers, suite};
 
 /// Plays faults on real clusters in network namespaces of this machine, and checks that nothing is lost.
 #[derive(Debug, Parser)]
@@ -26,6 +26,9 @@ enum Verb {
     /// Play scenarios
     #[command(after_help = "Example: mainstay-lab run --only postmaster-killed")]
     Run(RunOptions),
+    /// Play every fault with every form of the protocol through the SQL proxies, and hold every answer against the table
+    #[command(after_help = "Example: mainstay-lab cells --fault kill-postmaster --form pipelined")]
+    Cells(CellOptions),
     /// Measure
     #[command(subcommand)]
     Bench(Bench),
@@ -126,6 +129,30 @@ struct RunOptions {
     slack: f64,
 }
 
+#[derive(Debug, Args)]
+struct CellOptions {
+    #[command(flatten)]
+    common: Common,
+    /// Only these faults
+    #[arg(long, value_delimiter = ',', value_name = "FAULT,…")]
+    fault: Vec<String>,
+    /// Only these forms of the protocol
+    #[arg(long, value_delimiter = ',', value_name = "FORM,…")]
+    form: Vec<String>,
+    /// A few cells that take less than a minute
+    #[arg(long)]
+    quick: bool,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Stop at the first failure and leave the cluster running
+    #[arg(long)]
+    keep: bool,
+    /// The bar for the time of an answer is multiplied by this
+    #[arg(long, default_value_t = 1.0, value_name = "FACTOR")]
+    slack: f64,
+}
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -144,9 +171,7 @@ fn run(verb: &Verb) -> Result<()> {
     interrupt::listen()?;
     match verb {
         Verb::Run(options) => {
-            if !(1.0..=100.0).contains(&options.slack) {
-                bail!("slack {} is not between 1 and 100: bars are only ever widened", options.slack);
-            }
+            check_slack(options.slack)?;
             suite::run(&suite::Options {
                 index: Index::new(options.common.place.index)?,
                 binary: binary(options.common.binary.as_ref())?,
@@ -154,6 +179,20 @@ fn run(verb: &Verb) -> Result<()> {
                 ci: options.ci,
                 keep: options.keep,
                 slack: options.slack,
+                out: options.common.out.clone(),
+            })
+        }
+        Verb::Cells(options) => {
+            check_slack(options.slack)?;
+            cells::run(&cells::Options {
+                index: Index::new(options.common.place.index)?,
+                binary: binary(options.common.binary.as_ref())?,
+                faults: options.fault.clone(),
+                forms: options.form.clone(),
+                is_quick: options.quick,
+                keep: options.keep,
+                slack: options.slack,
+                is_json: options.json,
                 out: options.common.out.clone(),
             })
         }
@@ -167,6 +206,13 @@ fn run(verb: &Verb) -> Result<()> {
         }
         Verb::Clean(place) => leftovers::clear(Index::new(place.index)?),
     }
+}
+
+fn check_slack(slack: f64) -> Result<()> {
+    if !(1.0..=100.0).contains(&slack) {
+        bail!("slack {slack} is not between 1 and 100: bars are only ever widened");
+    }
+    Ok(())
 }
 
 fn measure(bench: &Bench) -> Result<()> {

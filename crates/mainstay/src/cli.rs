@@ -13,22 +13,22 @@ mod sql_proxy;
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-pub(crate) use demo::{DemoOptions, DemoVerb};
-use logs::{LogsOptions, SupportOptions};
-use mainstay_core::MemberId;
-use operate::{FailoverOptions, MaintenanceOptions, PauseOptions, RecoverOptions, ReinitOptions};
-
 use crate::commands::verify::known_check;
 use crate::configuration::length_of_time;
 pub(crate) use certificates::CertificatesVerb;
+use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use client::{ClientOptions, ClientVerb};
 pub(crate) use config::{
-    ChangeOptions, CheckOptions, ConfigVerb, Place, ReloadOptions, RestartOptions, RoleName, ShowOptions,
+    ChangeOptions, CheckOptions, ConfigVerb, ImportOptions, ImportVerb, Place, ReloadOptions, RestartOptions,
+    RoleName, ShowOptions,
 };
+pub(crate) use demo::{DemoOptions, DemoVerb};
+use logs::{LogsOptions, SupportOptions};
+use mainstay_core::MemberId;
 pub(crate) use members::{
     InitOptions, JoinOptions, LeaveOptions, MemberOptions, MemberVerb, UninstallOptions,
 };
+use operate::{FailoverOptions, MaintenanceOptions, PauseOptions, RecoverOptions, ReinitOptions};
 pub(crate) use operate::{HealOptions, HitOptions, ThawOptions};
 pub(crate) use shared::{ConfigOptions, SharedByVerbs, SharedOptions};
 pub(crate) use sql::{SqlOrderOptions, SqlStatusOptions, SqlVerb};

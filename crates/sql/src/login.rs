@@ -149,6 +149,17 @@ async fn first_packet(worker: &Rc<Worker>, stream: TcpStream) -> io::Result<(Con
     }
 }
 
+/// The client's pool, if the rules let it come in from where it is.
+fn admitted(worker: &Worker, connection: &Connection, greeting: &Greeting) -> Result<PoolKey, Report> {
+    let (database, user) = (Rc::clone(&greeting.database), Rc::clone(&greeting.user));
+    let key = PoolKey { database, user, access: greeting.access };
+    let (address, is_encrypted) = (connection.stream.peer(), connection.stream.is_encrypted());
+    if hba::admits(&worker.settings().hba, &key, address, is_encrypted) {
+        return Ok(key);
+    }
+    Err(refusal::not_admitted(&key, address, is_encrypted))
+}
+
 async fn begin(
     worker: &Rc<Worker>,
     connection: &mut Connection,
@@ -172,15 +183,7 @@ async fn begin(
         return Err(refusal::shutting_down().into());
     }
     let greeting = Greeting::read(u32::from(parameters.0), &parameters.1, access)?;
-    let key = PoolKey {
-        database: Rc::clone(&greeting.database),
-        user: Rc::clone(&greeting.user),
-        access: greeting.access,
-    };
-    let (address, is_encrypted) = (connection.stream.peer(), connection.stream.is_encrypted());
-    if !hba::admits(&worker.settings().hba, &key, address, is_encrypted) {
-        return Err(refusal::not_admitted(&key, address, is_encrypted).into());
-    }
+    let key = admitted(worker, connection, &greeting)?;
     authenticate(worker, connection, &greeting).await?;
     let is_console = crate::console::is_console(&greeting.database);
     if is_console {

@@ -25,7 +25,7 @@ use crate::statements::Statement;
 use crate::stream::Connection;
 use crate::worker::{Activity, ClientEntry, Worker};
 pub(crate) use greeting::greeting;
-use lost::Lost;
+use lost::{Lost, Unanswered};
 
 /// What the session cannot do while it looks at one batch of bytes.
 enum Step {
@@ -87,6 +87,8 @@ pub(crate) struct Session {
     inspects: bool,
     /// Whether something was sent that may commit.
     may_commit: bool,
+    /// What was sent first since the last transaction.
+    unanswered: Unanswered,
     /// Whether `rest` holds messages that could be looked at now.
     has_backlog: bool,
     /// Whether the server has ended the session itself, and the client knows.
@@ -129,6 +131,7 @@ impl Session {
             skips: None,
             inspects: false,
             may_commit: false,
+            unanswered: Unanswered::default(),
             has_backlog: false,
             is_told: false,
             is_console,
@@ -287,6 +290,7 @@ impl Session {
     fn unlink(&mut self) {
         self.may_commit = false;
         self.entry.is_committing.set(false);
+        self.unanswered = Unanswered::default();
         self.entry.set(Activity::Idle, self.worker.now());
         crate::counters::count(&self.pool.counters.transactions, 1);
         if self.pin.is_some() || self.is_dedicated || self.pool.settings.get().pool_mode == PoolMode::Session

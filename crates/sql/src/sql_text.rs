@@ -9,6 +9,8 @@ pub(crate) struct Traits {
     pub(crate) commits: bool,
     /// It ends a transaction by undoing it.
     pub(crate) rolls_back: bool,
+    /// It begins a transaction, and does nothing else.
+    pub(crate) begins: bool,
     /// It may leave something in the session that its command tag does not tell.
     pub(crate) may_leave_state: bool,
     /// It forgets a statement that was prepared.
@@ -45,6 +47,7 @@ pub(crate) fn traits(text: &[u8]) -> Traits {
     Traits {
         may_commit: ends || several,
         commits: commits && !several,
+        begins: !several && (is("begin") || is("start")),
         rolls_back: !several && (is("rollback") || is("abort")) && !names_savepoint(text),
         may_leave_state: leaves_state(text),
         deallocates: is("deallocate"),
@@ -160,6 +163,12 @@ mod tests {
         assert!(traits(b"select 1; select 2\0").may_commit);
         assert!(!traits(b"select 1;\0").may_commit);
         assert!(!traits(b"update a set b = 1 where c = 2").may_commit);
+    }
+
+    #[test]
+    fn a_begin_alone_begins() {
+        assert!(traits(b"BEGIN\0").begins && traits(b"start transaction read only;").begins);
+        assert!(!traits(b"begin; insert into a values (1)").begins && !traits(b"beginning").begins);
     }
 
     #[test]

@@ -32,6 +32,9 @@ pub(crate) enum ConfigVerb {
     /// Check a member's own file (mainstay.toml) without using it
     #[command(after_help = "Example: mainstay config check /etc/mainstay/mainstay.toml")]
     Check(CheckOptions),
+    /// Turn another program's configuration into Mainstay's
+    #[command(subcommand)]
+    Import(ImportVerb),
     /// Show values for memory, WAL and checkpoints that fit this machine, with their reasons
     #[command(
         after_help = "Example: mainstay config tune\n         mainstay config tune --member m2 --apply"
@@ -125,6 +128,26 @@ pub(crate) struct CheckOptions {
     /// The file
     #[arg(value_name = "FILE", default_value = "/etc/mainstay/mainstay.toml")]
     pub(crate) file: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImportVerb {
+    /// Print the table [sql_proxy] that does what PgBouncer does, and what has to be done by hand
+    #[command(after_help = "Example: mainstay config import pgbouncer /etc/pgbouncer/pgbouncer.ini")]
+    Pgbouncer(ImportOptions),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportOptions {
+    /// PgBouncer's own file
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Write the table to a new file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

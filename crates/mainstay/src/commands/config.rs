@@ -2,6 +2,7 @@
 
 mod change;
 mod edit;
+mod import;
 mod show;
 mod text;
 
@@ -13,7 +14,7 @@ use mainstay_member::Configuration;
 use mainstay_member::control::{ConfigAnswer, TuneAnswer};
 use mainstay_postgres::configuration::LEAST_OF_A_STANDBY;
 
-use crate::cli::{ChangeOptions, CheckOptions, ConfigVerb, Place, RoleName};
+use crate::cli::{ChangeOptions, CheckOptions, ConfigVerb, ImportVerb, Place, RoleName};
 use crate::client::Control;
 use crate::configuration;
 use crate::output::println;
@@ -23,6 +24,7 @@ pub(crate) async fn run(verb: ConfigVerb) -> Result<ExitCode> {
         ConfigVerb::Show(options) => show::show(&options).await,
         ConfigVerb::History(options) => show::history(&options).await,
         ConfigVerb::Check(options) => check(&options),
+        ConfigVerb::Import(ImportVerb::Pgbouncer(options)) => import::pgbouncer(&options),
         ConfigVerb::Edit(options) => edit::edit(&options).await,
         ConfigVerb::Set(options) => {
             let change = |set: &mut ParameterSet| {

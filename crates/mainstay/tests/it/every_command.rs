@@ -243,6 +243,14 @@ const ROWS: &[Row] = &[
         ..NOTHING
     },
     Row {
+        command: "config import pgbouncer",
+        wrong_member: &[(
+            "config import pgbouncer /nonexistent.ini",
+            "/nonexistent.ini cannot be read; name PgBouncer's own file",
+        )],
+        ..NOTHING
+    },
+    Row {
         command: "config tune",
         on_the_dead: &[("config tune", NOT_RUNNING), ("config tune --apply --yes", NOT_RUNNING)],
         without_majority: &[("config tune", Works), ("config tune --apply --yes", NO_MAJORITY)],
@@ -441,11 +449,17 @@ fn commands() -> BTreeSet<String> {
             continue;
         }
         for word in inner {
-            assert!(
-                help(&[&verb, &word]).0.is_empty(),
-                "{verb} {word} has commands of its own; walk them here"
-            );
-            all.insert(format!("{verb} {word}"));
+            let deepest = help(&[&verb, &word]).0;
+            if deepest.is_empty() {
+                all.insert(format!("{verb} {word}"));
+            }
+            for last in deepest {
+                assert!(
+                    help(&[&verb, &word, &last]).0.is_empty(),
+                    "{verb} {word} {last}: walk its commands here"
+                );
+                all.insert(format!("{verb} {word} {last}"));
+            }
         }
     }
     all
@@ -477,8 +491,9 @@ fn run(demo: &Demo, member: &str, line: &str) -> (std::process::Output, Duration
     let (configuration, begun) = (configuration.display().to_string(), Instant::now());
     let line = line.replace("DIR", &directory);
     let mut words: Vec<&str> = line.split(' ').collect();
-    let takes_config =
-        !["demo", "decide", "completions"].contains(&words[0]) && !line.starts_with("config check");
+    let takes_none = ["config check", "config import"];
+    let takes_config = !["demo", "decide", "completions"].contains(&words[0])
+        && !takes_none.iter().any(|start| line.starts_with(start));
     if takes_config {
         let end = words.iter().position(|word| *word == "--").unwrap_or(words.len());
         words.splice(end..end, ["--config", configuration.as_str()]);

@@ -9,6 +9,7 @@ mod configure;
 mod demo;
 mod every_command;
 mod health;
+mod import;
 mod init;
 mod init_adopt;
 mod logs;

@@ -132,6 +132,7 @@ impl Session {
                 let traits = sql_text::traits(text);
                 let instead = if traits.deallocates { self.deallocate(text, output) } else { None };
                 self.note(traits, text);
+                self.note_unanswered(traits);
                 if message.len() < total {
                     // Nobody has read the rest of it.
                     (self.may_commit, self.inspects) = (true, true);
@@ -155,6 +156,7 @@ impl Session {
             b'C' => return self.close(message, output),
             b'E' => {
                 server.is_unsynced = true;
+                self.note_executed(message);
                 count(&self.pool.counters.queries, 1);
                 self.entry.set(Activity::Runs, self.worker.now());
             }

@@ -2,7 +2,9 @@
 //!
 //! - Nothing under way: nothing is told, the next statement gets another server.
 //! - A transaction in which no commit was sent: it is rolled back for certain. 40001, and the session waits for its `ROLLBACK`.
-//! - A commit, or a statement outside of a transaction, was sent and not answered: nobody knows. 08007.
+//! - A `BEGIN` was sent and not answered, and behind it nothing that would end what it begins: the same. One alone has failed, and
+//!   leaves nothing to be rolled back.
+//! - A commit, or another statement outside of a transaction, was sent and not answered: nobody knows. 08007.
 //! - Something in the session that no other server has: if statements can make it there, they are run (`LISTEN`, `PREPARE`); else
 //!   57P01, and the session ends.
 
@@ -26,7 +28,41 @@ pub(super) struct Lost {
     is_over: bool,
 }
 
+/// What was sent since the last transaction, as far as it tells whether anything can have been committed.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Unanswered {
+    /// Statements; more than two are not counted.
+    count: u8,
+    /// The first one was a `BEGIN`.
+    begins: bool,
+    /// It was executed before there was another.
+    is_executed: bool,
+    /// Another one may end what it begins, or be outside of it.
+    ends: bool,
+    /// How much the server had answered before.
+    answered_ever: u64,
+}
+
 impl Session {
+    /// Keeps in mind that a statement is executed.
+    #[inline]
+    pub(super) fn note_unanswered(&mut self, traits: Traits) {
+        let sent = &mut self.unanswered;
+        if sent.count == 0 {
+            sent.begins = traits.begins;
+            sent.answered_ever = self.server.as_ref().map_or(0, |server| server.answered_ever);
+        }
+        sent.ends |= traits.may_commit || traits.rolls_back || (sent.count == 1 && !sent.is_executed);
+        sent.count = (sent.count + 1).min(2);
+    }
+
+    /// The same of an `Execute`. One that names a portal need not execute what was bound last.
+    #[inline]
+    pub(super) fn note_executed(&mut self, message: &[u8]) {
+        self.unanswered.is_executed = true;
+        self.unanswered.ends |= message.get(5) != Some(&0);
+    }
+
     /// `Err` ends the session.
     pub(super) fn server_lost(&mut self, why: &str) -> Result<(), Option<Report>> {
         let Some(server) = self.server.take() else { return Ok(()) };
@@ -39,6 +75,7 @@ impl Session {
         let (is_asked, reads_only) = (server.is_asked(), server.backend.reads_only);
         let (is_open, due, is_unsynced) =
             (server.status != backend::IDLE, server.expected.len(), server.is_unsynced);
+        let answered_ever = server.answered_ever;
         self.pool.drop_server(&self.worker, server);
         self.closing.clear();
         for name in self.parsing.drain(..) {
@@ -46,6 +83,7 @@ impl Session {
         }
         let (may_commit, _) = (std::mem::take(&mut self.may_commit), std::mem::take(&mut self.inspects));
         self.entry.is_committing.set(false);
+        let sent = std::mem::take(&mut self.unanswered);
         if self.is_told {
             return Err(None);
         }
@@ -65,9 +103,16 @@ impl Session {
             self.entry.set(Activity::Idle, self.worker.now());
             return Ok(());
         }
+        // An error in a BEGIN would have the server skip what stands before the same Sync, and nothing else: behind another one
+        // statements may have been executed outside of a transaction.
+        let is_begin = !is_open
+            && (sent.begins && !sent.ends && !may_commit && sent.answered_ever == answered_ever)
+            && due + usize::from(is_unsynced) == 1;
         // A commit that was answered is of an earlier transaction.
-        let is_gone = is_open && !(may_commit && is_asked);
-        let report = if is_gone || reads_only { refusal::rolled_back(&why) } else { refusal::unknown(&why) };
+        let is_gone = is_open && !(may_commit && is_asked) || is_begin && sent.count > 1;
+        // On a standby nothing can have been committed.
+        let is_certain = is_gone || is_begin || reads_only;
+        let report = if is_certain { refusal::rolled_back(&why) } else { refusal::unknown(&why) };
         self.entry.set(Activity::Idle, self.worker.now());
         let status = if is_gone { backend::FAILED } else { backend::IDLE };
         if is_gone {

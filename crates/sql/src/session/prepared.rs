@@ -144,6 +144,7 @@ impl Session {
             (self.may_commit, self.inspects) =
                 (self.may_commit | traits.may_commit, self.inspects | traits.may_leave_state);
             self.entry.is_committing.set(traits.commits);
+            self.note_unanswered(traits);
             output.extend_from_slice(message);
             return Ok(());
         }
@@ -156,6 +157,7 @@ impl Session {
         self.may_commit |= statement.traits.may_commit;
         self.entry.is_committing.set(statement.traits.commits);
         self.inspects |= statement.traits.may_leave_state;
+        self.note_unanswered(statement.traits);
         let own = statement.name();
         output.push(b'B');
         let length = total - 1 - name.len() + own.len();

@@ -236,6 +236,81 @@ fn waiting_commit(is_extended: bool) -> (Proxy, Wire, String) {
     (proxy, client, pid)
 }
 
+/// Ends the server of a statement that sleeps.
+fn terminate_sleeping(proxy: &Proxy) {
+    let mut admin = proxy.postgres.admin();
+    let sleeping = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    wait_for("the statement to sleep", || admin.ok(sleeping).len() == 1);
+    let pid = admin.one(sleeping);
+    terminate(proxy, &pid);
+}
+
+/// It was called unknown whether a transaction took effect whose commit nobody had sent.
+#[test]
+fn a_transaction_that_only_began_is_rolled_back() {
+    let proxy = Proxy::with(std::sync::Arc::new(Postgres::new()), settings());
+    let mut client = proxy.client();
+    client.parse("b", "BEGIN").parse("s", "SELECT pg_sleep(60)").sync().go();
+    for is_synced in [true, false] {
+        client.bind("", "b", &[]).execute("").bind("", "s", &[]).execute("");
+        if is_synced {
+            client.sync();
+        } else {
+            client.flush();
+        }
+        client.send();
+        terminate_sleeping(&proxy);
+        if !is_synced {
+            client.sync().send();
+        }
+        let messages = client.until_ready();
+        assert_eq!((code(outcome(&messages)).as_str(), client.status), ("40001", b'E'));
+        // What was sent ahead must not be executed outside of the transaction that it belongs to.
+        let messages = client.bind("", "s", &[]).execute("").sync().go();
+        assert_eq!((code(outcome(&messages)).as_str(), client.status), ("40001", b'E'));
+        assert_eq!(
+            (tags(&client.simple("ROLLBACK").go()), client.status),
+            (vec!["ROLLBACK".to_owned()], b'I')
+        );
+    }
+}
+
+/// What is not within the transaction for certain is unknown.
+#[test]
+fn what_may_stand_outside_of_the_transaction_is_unknown() {
+    let proxy = Proxy::with(std::sync::Arc::new(Postgres::new()), settings());
+    let mut client = proxy.client();
+    client.parse("b", "BEGIN").parse("s", "SELECT pg_sleep(60)").parse("r", "ROLLBACK").sync().go();
+    for number in 0..5 {
+        match number {
+            // It is rolled back, and what sleeps is outside.
+            0 => client
+                .bind("", "b", &[])
+                .execute("")
+                .bind("", "r", &[])
+                .execute("")
+                .bind("", "s", &[])
+                .execute(""),
+            // The portal is another one's before it is executed.
+            1 => client.bind("", "b", &[]).bind("", "s", &[]).execute(""),
+            2 => client.bind("", "b", &[]).bind("p", "s", &[]).execute("p").execute(""),
+            // The statement is first.
+            3 => client.bind("", "s", &[]).execute("").bind("", "b", &[]).execute(""),
+            // The begin fails, and has nothing to do with what comes after the next Sync.
+            _ => {
+                client.parse("", "BEGIN NOTHING").bind("", "", &[]).execute("").sync();
+                client.bind("", "s", &[]).execute("")
+            }
+        };
+        client.sync().send();
+        if number == 4 {
+            assert_eq!(code(outcome(&client.until_ready())), "42601");
+        }
+        terminate_sleeping(&proxy);
+        is_unknown(&mut client);
+    }
+}
+
 fn is_unknown(client: &mut Wire) {
     let messages = client.until_ready();
     assert!(kinds(&messages).ends_with("EZ"), "{}", kinds(&messages));
