@@ -13,9 +13,11 @@
 mod cancel;
 mod console;
 mod dial;
+mod doubts;
 mod encryption;
 mod feed;
 mod login;
+mod options;
 mod pool;
 mod random;
 mod refusal;

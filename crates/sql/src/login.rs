@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_pgwire::backend::{self, Report, Severity};
-use mainstay_pgwire::frame;
-use mainstay_pgwire::frontend::{Startup, startup};
+use mainstay_pgwire::frontend::{Startup, sasl_initial, startup};
 use mainstay_pgwire::scram::{Mechanism, ServerExchange, Verifier};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::options;
 use crate::pool::{Access, PoolKey};
 use crate::refusal;
 use crate::server::{Server, next_message_of};
@@ -243,7 +243,7 @@ impl Greeting {
                     greeting.replication = Some((*value).into());
                 }
                 "replication" => {}
-                "options" => read_options(value, &mut greeting.settings)?,
+                "options" => options::read(value, &mut greeting.settings)?,
                 name if name.starts_with("_pq_.") => greeting.unknown_options.push(name.to_owned()),
                 name => drop(greeting.settings.insert(name.to_ascii_lowercase().into(), (*value).into())),
             }
@@ -253,37 +253,6 @@ impl Greeting {
         }
         Ok(greeting)
     }
-}
-
-/// `-c name=value` and `--name=value`, with a backslash before blanks that belong to a value, as PostgreSQL reads it.
-fn read_options(text: &str, settings: &mut BTreeMap<Box<str>, Box<str>>) -> Result<(), Report> {
-    let mut words: Vec<String> = vec![String::new()];
-    let mut characters = text.chars();
-    while let Some(c) = characters.next() {
-        let word = words.last_mut().expect("there is one from the beginning");
-        match c {
-            '\\' => word.extend(characters.next()),
-            c if c.is_ascii_whitespace() => words.push(String::new()),
-            c => word.push(c),
-        }
-    }
-    let mut words = words.into_iter().filter(|word| !word.is_empty());
-    while let Some(word) = words.next() {
-        let setting = match word.strip_prefix("--").or_else(|| word.strip_prefix("-c")) {
-            Some("") => words.next().unwrap_or_default(),
-            Some(setting) => setting.to_owned(),
-            None => String::new(),
-        };
-        let Some((name, value)) = setting.split_once('=') else {
-            return Err(Report::fatal(
-                "0A000",
-                format!("the SQL proxy does not take {word:?} in \"options\""),
-            )
-            .hint("It takes -c name=value and --name=value."));
-        };
-        settings.insert(name.replace('-', "_").to_ascii_lowercase().into(), value.into());
-    }
-    Ok(())
 }
 
 /// SCRAM with the verifier that PostgreSQL has. What the client shows opens PostgreSQL for it later.
@@ -299,7 +268,7 @@ async fn authenticate(
     connection.flush().await?;
     let (kind, body) = next_message_of(connection, MOST_ANSWER_BYTES).await?;
     let (name, data) =
-        initial_response(kind, &body).ok_or_else(|| refusal::protocol_violation("no answer of SASL's"))?;
+        sasl_initial(kind, &body).ok_or_else(|| refusal::protocol_violation("no answer of SASL's"))?;
     let told = |error: mainstay_pgwire::scram::ScramError| {
         let report = Report::fatal(error.sqlstate(), error.to_string());
         // The password may have been changed since they were asked for; then the next attempt succeeds.
@@ -330,12 +299,6 @@ async fn authenticate(
 /// The words of PostgreSQL, for whatever was wrong: a stranger learns nothing of who exists.
 fn wrong_password(user: &str) -> Report {
     Report::fatal("28P01", format!("password authentication failed for user \"{user}\""))
-}
-
-fn initial_response(kind: u8, body: &[u8]) -> Option<(&str, &[u8])> {
-    let (name, rest) = frame::string(body).filter(|_| kind == b'p')?;
-    let (_, data) = rest.split_first_chunk::<4>()?;
-    Some((std::str::from_utf8(name).ok()?, data))
 }
 
 /// The role's verifier, and its text; one that nothing fits, and no text, for who does not exist or must not come in.
@@ -383,15 +346,6 @@ async fn verifier_of(worker: &Rc<Worker>, user: &str) -> Result<(Option<Arc<str>
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn options_are_read_as_postgresql_reads_them() {
-        let mut settings = BTreeMap::new();
-        read_options(r"-c a=1 --work-mem=4MB -cB=x\ y", &mut settings).unwrap();
-        let pairs: Vec<_> = settings.iter().map(|(name, value)| (&**name, &**value)).collect();
-        assert_eq!(pairs, [("a", "1"), ("b", "x y"), ("work_mem", "4MB")]);
-        assert!(read_options("-h", &mut settings).is_err());
-    }
 
     #[test]
     fn the_database_s_name_says_where_to() {
