@@ -7,7 +7,7 @@ mod running;
 pub(crate) use running::Running;
 
 use crate::workspace::Workspace;
-use crate::{deny, package, tidy};
+use crate::{deny, fuzz, package, tidy};
 use anyhow::{Context, Result, bail};
 use std::time::{Duration, Instant};
 
@@ -46,6 +46,7 @@ const STEPS: &[Step] = &[
     },
     Step { name: "tidy", what: "the house rules", action: Action::Call(|workspace, _| tidy::run(workspace)) },
     Step { name: "deny", what: "banned crates, licences, sources", action: Action::Call(deny::run) },
+    Step { name: "fuzz", what: "parsers of strangers' bytes", action: Action::Call(fuzz::ci) },
     Step {
         name: "test",
         what: "every crate, with real PostgreSQL",

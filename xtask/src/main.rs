@@ -8,6 +8,7 @@
 
 mod ci;
 mod deny;
+mod fuzz;
 mod package;
 mod tidy;
 mod workspace;
@@ -22,6 +23,8 @@ usage: cargo xtask COMMAND
   ci [STEP...]   all checks and tests, or only the steps named; changes no file outside target/
   fix            format, and apply what clippy can repair by itself
   tidy           the house rules that no compiler knows (STYLE.md)
+  fuzz [...]     parsers of strangers' bytes under a fuzzer, e.g. --seconds 600 sql-text
+  compat DRIVER  a driver's own test suite, directly and through the SQL proxy (docs/compatibility.md)
   sim [...]      the seeded simulation, e.g. --seeds 100, or --seed 7 --trace
   lab [...]      faults on real clusters in network namespaces (root), e.g. --only postmaster-killed
   cells [...]    every fault with every form of the protocol through the SQL proxies (root), e.g. --form pipelined
@@ -65,6 +68,8 @@ fn run(arguments: &[String]) -> Result<()> {
     match command.as_str() {
         "ci" => ci::run(&workspace, rest),
         "package" => package::run(&workspace, rest),
+        "compat" => finish(Command::new("scripts/compat").current_dir(&workspace.root).args(rest)),
+        "fuzz" => fuzz::run(&workspace, rest),
         "fix" => fix(&workspace),
         "tidy" => tidy::run(&workspace),
         other => bail!("there is no command `{other}`\n{USAGE}"),

@@ -183,6 +183,12 @@ pub fn push_row(out: &mut Vec<u8>, values: &[Option<&str>]) {
     });
 }
 
+/// Name and value of the body of a `ParameterStatus`.
+pub fn parameter_status(body: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (name, rest) = string(body)?;
+    Some((name, string(rest)?.0))
+}
+
 /// The values of a `DataRow`'s body.
 pub fn row(body: &[u8]) -> Option<Vec<Option<&[u8]>>> {
     let (count, mut rest) = body.split_first_chunk::<2>()?;

@@ -4,6 +4,8 @@
 
 use std::collections::BTreeSet;
 
+use crate::frame;
+
 #[cfg(test)]
 mod tests;
 
@@ -198,4 +200,11 @@ fn parameters(body: &[u8]) -> Result<Vec<(&str, &str)>, StartupError> {
         return Err(StartupError::NoUser);
     }
     Ok(parameters)
+}
+
+/// The mechanism and the data of a `SASLInitialResponse`; `None` if the message is none.
+pub fn sasl_initial(kind: u8, body: &[u8]) -> Option<(&str, &[u8])> {
+    let (name, rest) = frame::string(body).filter(|_| kind == b'p')?;
+    let (_, data) = rest.split_first_chunk::<4>()?;
+    Some((str::from_utf8(name).ok()?, data))
 }

@@ -1,7 +1,5 @@
 //! From a socket to a session: encryption, who it is, and the greeting.
 
-mod options;
-
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
@@ -10,13 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_pgwire::backend::{self, Report, Severity};
-use mainstay_pgwire::frame;
-use mainstay_pgwire::frontend::{Startup, startup};
+use mainstay_pgwire::frontend::{Startup, sasl_initial, startup};
 use mainstay_pgwire::scram::{Mechanism, ServerExchange, Verifier};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::hba;
+use crate::options;
 use crate::pool::{Access, Pool, PoolKey};
 use crate::quota::{Permit, Scope};
 use crate::refusal;
@@ -26,7 +24,6 @@ use crate::session_settings::SessionSettings;
 use crate::settings::within;
 use crate::stream::{Connection, Stream};
 use crate::worker::{Activity, CancelRequest, ClientEntry, Counted, Reported, Worker, access_of};
-use options::read_options;
 
 /// The longest startup packet that PostgreSQL takes (`MAX_STARTUP_PACKET_LENGTH`).
 const MOST_STARTUP_BYTES: usize = 10_000;
@@ -280,7 +277,7 @@ impl Greeting {
                     greeting.replication = Some((*value).into());
                 }
                 "replication" => {}
-                "options" => read_options(value, &mut greeting.settings)?,
+                "options" => options::read(value, &mut greeting.settings)?,
                 name if name.starts_with("_pq_.") => greeting.unknown_options.push(name.to_owned()),
                 name => drop(greeting.settings.insert(name.to_ascii_lowercase().into(), (*value).into())),
             }
@@ -305,7 +302,7 @@ async fn authenticate(
     connection.flush().await?;
     let (kind, body) = next_message_of(connection, MOST_ANSWER_BYTES).await?;
     let (name, data) =
-        initial_response(kind, &body).ok_or_else(|| refusal::protocol_violation("no answer of SASL's"))?;
+        sasl_initial(kind, &body).ok_or_else(|| refusal::protocol_violation("no answer of SASL's"))?;
     let told = |error: mainstay_pgwire::scram::ScramError| {
         let report = Report::fatal(error.sqlstate(), error.to_string());
         // The password may have been changed since they were asked for; then the next attempt succeeds.
@@ -336,12 +333,6 @@ async fn authenticate(
 /// The words of PostgreSQL, for whatever was wrong: a stranger learns nothing of who exists.
 fn wrong_password(user: &str) -> Report {
     Report::fatal("28P01", format!("password authentication failed for user \"{user}\""))
-}
-
-fn initial_response(kind: u8, body: &[u8]) -> Option<(&str, &[u8])> {
-    let (name, rest) = frame::string(body).filter(|_| kind == b'p')?;
-    let (_, data) = rest.split_first_chunk::<4>()?;
-    Some((std::str::from_utf8(name).ok()?, data))
 }
 
 /// The role's verifier, and its text; one that nothing fits, and no text, for who does not exist or must not come in.

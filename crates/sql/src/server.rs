@@ -12,6 +12,7 @@ use mainstay_pgwire::frame;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::doubts::{Doubts, Sent};
 use crate::session_settings::SessionSettings;
 use crate::statements::OnServer;
 use crate::stream::Connection;
@@ -165,6 +166,7 @@ pub(crate) struct Server {
     /// Something was sent that no `Sync` has followed yet.
     pub(crate) is_unsynced: bool,
     pub(crate) copies_in: bool,
+    pub(crate) doubts: Doubts,
     /// Notifications that came among the answers to the proxy's own questions.
     pub(crate) overheard: Vec<u8>,
     pub(crate) opened: Instant,
@@ -206,6 +208,7 @@ impl Server {
             answered_ever: 0,
             is_unsynced: false,
             copies_in: false,
+            doubts: Doubts::default(),
             overheard: Vec::new(),
             opened: now,
             released: Cell::new(now),
@@ -214,13 +217,29 @@ impl Server {
 
     /// Whether nothing is under way: it can be given to somebody else.
     pub(crate) fn is_at_rest(&self) -> bool {
-        self.status == backend::IDLE && self.expected.is_empty() && !self.is_unsynced && !self.copies_in
+        self.status == backend::IDLE
+            && self.expected.is_empty()
+            && !self.is_unsynced
+            && !self.copies_in
+            && !self.doubts.is_astray
     }
 
     pub(crate) fn expect(&mut self, what: Expect) {
         self.expected.push_back(what);
         self.expected_ever += 1;
         self.is_unsynced = false;
+    }
+
+    /// The client's next message goes to it.
+    #[inline]
+    pub(crate) fn note_sent(&mut self, kind: u8) {
+        let at = Sent {
+            copies_in: self.copies_in,
+            is_unsynced: self.is_unsynced,
+            is_expecting: !self.expected.is_empty(),
+            expected_ever: self.expected_ever,
+        };
+        self.doubts.sent(kind, &at);
     }
 
     /// Whether an idle connection is still good. What PostgreSQL says unasked (a parameter after a reload) is taken in.
@@ -311,8 +330,7 @@ impl Server {
 
 /// Name and value of a `ParameterStatus`.
 pub(crate) fn parameter(body: &[u8]) -> Option<(Box<str>, Box<str>)> {
-    let (name, rest) = frame::string(body)?;
-    let (value, _) = frame::string(rest)?;
+    let (name, value) = backend::parameter_status(body)?;
     let text = |bytes: &[u8]| Box::from(String::from_utf8_lossy(bytes).as_ref());
     Some((text(name), text(value)))
 }

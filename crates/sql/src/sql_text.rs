@@ -105,10 +105,11 @@ fn after_comment(text: &[u8]) -> &[u8] {
             at += 1;
         }
     }
-    &[]
+    // Of the text, as all that is returned: callers look where in it they are.
+    &text[text.len()..]
 }
 
-/// The name in a `DEALLOCATE`, as PostgreSQL understands it; nothing if there is more in the text.
+/// The name in a `DEALLOCATE`, as PostgreSQL understands it; nothing if there is more in the text, or it says `ALL`.
 pub(crate) fn deallocated(text: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(text.strip_suffix(&[0]).unwrap_or(text)).ok()?;
     let word = first_word(text.as_bytes());
@@ -128,10 +129,14 @@ pub(crate) fn deallocated(text: &[u8]) -> Option<String> {
         }
         None => {
             let end = rest.find(|c: char| c == ';' || c.is_ascii_whitespace()).unwrap_or(rest.len());
-            (rest[..end].to_ascii_lowercase(), &rest[end..])
+            let name = rest[..end].to_ascii_lowercase();
+            if name == "all" {
+                return None;
+            }
+            (name, &rest[end..])
         }
     };
-    rest.bytes().all(is_blank).then_some(name)
+    rest.bytes().all(is_blank).then_some(name).filter(|name| !name.is_empty())
 }
 
 /// Names with a dot that stand after `SET`, `RESET` or in `set_config('`, in lower case.
@@ -197,6 +202,10 @@ mod tests {
         assert_eq!(name("deallocate prepare").as_deref(), Some("prepare"));
         assert_eq!(name("deallocate a; select 1"), None);
         assert_eq!(name("deallocate \"a"), None);
+        // Only in quotes is it a name.
+        assert_eq!(name("DEALLOCATE All"), None);
+        assert_eq!(name("deallocate \"all\"").as_deref(), Some("all"));
+        assert_eq!(name("/* open"), None);
     }
 
     #[test]

@@ -39,7 +39,7 @@ fn check_file(file: &SourceFile) -> Vec<Violation> {
     if !file.text.is_empty() && !file.text.ends_with('\n') {
         broken(file.text.lines().count(), "no newline at the end; add one".to_owned());
     }
-    let is_lock = file.path == "Cargo.lock";
+    let is_lock = file.path.ends_with("Cargo.lock");
     for (index, line) in file.text.split('\n').enumerate() {
         let number = index + 1;
         if line.ends_with([' ', '\t', '\r']) {

@@ -125,6 +125,7 @@ impl Session {
         output: &mut Vec<u8>,
     ) -> Result<(), Step> {
         let Some(server) = self.server.as_mut() else { return Ok(()) };
+        server.note_sent(kind);
         match kind {
             b'Q' => {
                 let text = &message[5..];

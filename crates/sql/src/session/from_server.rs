@@ -111,26 +111,11 @@ impl Session {
         match kind {
             b'Z' => {
                 server.status = body.first().copied().unwrap_or(server.status);
-                server.expected.pop_front();
+                let was_due = server.expected.pop_front().is_some();
+                server.doubts.ready(was_due, server.expected.is_empty());
+                server.copies_in = false;
                 server.answered_ever += 1;
-                // What an error has made the server skip is not there.
-                while let Some((reply, before)) = server.replies.front().copied()
-                    && before < server.answered_ever
-                {
-                    server.replies.pop_front();
-                    server.unnamed = 0;
-                    reply.statement.inspect(|id| server.statements.remove(*id));
-                    if matches!(reply.kind, ReplyKind::Named | ReplyKind::AsParseComplete)
-                        && let Some(name) = self.parsing.pop_front()
-                    {
-                        self.statements.remove(&name);
-                    }
-                    if reply.kind == ReplyKind::Closed
-                        && let Some((name, statement)) = self.closing.pop_front()
-                    {
-                        self.statements.entry(name).or_insert(statement);
-                    }
-                }
+                self.undo_skipped();
             }
             b'C' => self.completed(body),
             b'1' | b'3' => {
@@ -162,17 +147,49 @@ impl Session {
             }
             b'E' => return self.failed(body),
             b'G' => {
-                server.copies_in = true;
+                let ended_at = server.doubts.copies_in();
+                server.copies_in = ended_at.is_none();
                 // PostgreSQL throws away what syncs come before the copied data ends, if the copy was begun by `Execute`.
-                while server.expected.front() == Some(&Expect::Sync) {
+                while server.expected.front() == Some(&Expect::Sync)
+                    && ended_at.is_none_or(|at| server.answered_ever < at)
+                {
                     server.expected.pop_front();
                     server.answered_ever += 1;
                 }
-                server.is_unsynced = server.expected.is_empty();
+                server.is_unsynced |= server.expected.is_empty();
             }
             _ => {}
         }
         Ok(Fate::Forward)
+    }
+
+    /// What an error has made the server skip is not there. The last is undone first: a name may be there twice.
+    fn undo_skipped(&mut self) {
+        let Some(server) = self.server.as_mut() else { return };
+        let mut undone = Vec::new();
+        while let Some((reply, before)) = server.replies.front().copied()
+            && before < server.answered_ever
+        {
+            server.replies.pop_front();
+            server.unnamed = 0;
+            reply.statement.inspect(|id| server.statements.remove(*id));
+            if matches!(reply.kind, ReplyKind::Named | ReplyKind::AsParseComplete)
+                && let Some(name) = self.parsing.pop_front()
+            {
+                undone.push((name, None));
+            }
+            if reply.kind == ReplyKind::Closed
+                && let Some((name, statement)) = self.closing.pop_front()
+            {
+                undone.push((name, Some(statement)));
+            }
+        }
+        for (name, statement) in undone.into_iter().rev() {
+            match statement {
+                Some(statement) => drop(self.statements.insert(name, statement)),
+                None => drop(self.statements.remove(&name)),
+            }
+        }
     }
 
     /// A command has ended; its tag tells what it may have left in the session.
@@ -209,6 +226,7 @@ impl Session {
     fn failed(&mut self, body: &[u8]) -> Result<Fate, Step> {
         let field = |kind| report_field(body, kind).unwrap_or_default();
         let Some(server) = self.server.as_mut() else { return Ok(Fate::Forward) };
+        server.doubts.failed(server.copies_in);
         server.copies_in = false;
         let is_end = matches!(field(b'V'), b"FATAL" | b"PANIC");
         if is_end && field(b'C').starts_with(b"57P0") && field(b'C') != b"57P05" {
@@ -217,8 +235,9 @@ impl Session {
             return Err(Step::ServerLost(why));
         }
         self.is_told = is_end;
-        if field(b'R') == b"RevalidateCachedQuery" {
-            // A table has changed under prepared statements: all of them are made anew, on every server.
+        if field(b'R') == b"RevalidateCachedQuery" || field(b'C') == b"XX000" {
+            // A table has changed under prepared statements: all of them are made anew, on every server. If it is a type that
+            // was made anew, PostgreSQL calls that an internal error ("cache lookup failed").
             self.pool.plans.set(self.pool.plans.get() + 1);
             server.unnamed = 0;
         }

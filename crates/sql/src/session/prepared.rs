@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use mainstay_pgwire::backend;
 use mainstay_pgwire::frame::{push, push_string, string};
 
 use super::{Session, Step, Unnamed};
@@ -55,7 +56,9 @@ impl Session {
         let statement = self.worker.statements.intern(body);
         self.note(statement.traits, text);
         self.parsing.push_back(name.into());
-        if self.has_now(&statement) {
+        // In a failed transaction PostgreSQL is to refuse it itself.
+        let is_failed = self.server.as_ref().is_some_and(|server| server.status == backend::FAILED);
+        if self.has_now(&statement) && !is_failed {
             self.reply(ReplyKind::AsParseComplete, None);
             push(output, b'C', |out| {
                 out.push(b'S');
@@ -251,6 +254,10 @@ impl Session {
 
     /// `DEALLOCATE name` of a statement that was prepared by the protocol: with the server's name for it.
     pub(super) fn deallocate(&mut self, text: &[u8], output: &mut Vec<u8>) -> Option<String> {
+        // It would be refused.
+        if self.server.as_ref()?.status == backend::FAILED {
+            return None;
+        }
         let name = sql_text::deallocated(text)?;
         let statement = self.statements.remove(name.as_bytes())?;
         self.have(&statement, output);

@@ -1,12 +1,15 @@
 //! The proxy against real PostgreSQL servers, with a stand-in for the member beside it.
 
+mod astray;
 mod cancelling;
 mod closing;
 mod console;
 mod copying;
 mod failover;
+mod floods;
 mod halting;
 mod lease;
+mod likeness;
 mod limits;
 mod login;
 mod member;

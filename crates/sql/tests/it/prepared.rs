@@ -232,6 +232,24 @@ fn a_plan_that_changed_under_a_statement_is_made_anew() {
     stale_plan(&Proxy::with(Postgres::shared(), session), "changing_of_sessions");
 }
 
+/// Of a statement that another client has prepared the type was dropped: every client of that text was told "cache lookup failed",
+/// for as long as the server had it (asyncpg's tests make the same types again and again).
+#[test]
+fn a_type_that_is_made_anew_is_found() {
+    let proxy = Proxy::new();
+    let (mut one, mut two) = (proxy.client(), proxy.client());
+    let make = "DROP TYPE IF EXISTS mood; CREATE TYPE mood AS ENUM ('a', 'b')";
+    one.ok(make);
+    one.parse("s", "SELECT $1::mood").sync().go();
+    assert_eq!(one.run("s", &["a"]).unwrap()[0][0].as_deref(), Some("a"));
+    one.ok(make);
+    // One client may hear of it.
+    let _ = two.parse("t", "SELECT $1::mood").bind("", "t", &["b"]).execute("").sync().go();
+    two.close(b'S', "t").parse("t", "SELECT $1::mood").sync().go();
+    assert_eq!(two.run("t", &["b"]).unwrap()[0][0].as_deref(), Some("b"));
+    one.ok("DROP TYPE mood");
+}
+
 #[test]
 fn a_driver_works() {
     let proxy = Proxy::of_size(2);

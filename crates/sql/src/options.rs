@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use mainstay_pgwire::backend::Report;
 
 /// `-c name=value` and `--name=value`, with a backslash before blanks that belong to a value, as PostgreSQL reads it.
-pub(super) fn read_options(text: &str, settings: &mut BTreeMap<Box<str>, Box<str>>) -> Result<(), Report> {
+pub(crate) fn read(text: &str, settings: &mut BTreeMap<Box<str>, Box<str>>) -> Result<(), Report> {
     let mut words: Vec<String> = vec![String::new()];
     let mut characters = text.chars();
     while let Some(c) = characters.next() {
@@ -42,9 +42,11 @@ mod tests {
     #[test]
     fn options_are_read_as_postgresql_reads_them() {
         let mut settings = BTreeMap::new();
-        read_options(r"-c a=1 --work-mem=4MB -cB=x\ y", &mut settings).unwrap();
+        read(r"-c a=1 --work-mem=4MB -cB=x\ y", &mut settings).unwrap();
         let pairs: Vec<_> = settings.iter().map(|(name, value)| (&**name, &**value)).collect();
         assert_eq!(pairs, [("a", "1"), ("b", "x y"), ("work_mem", "4MB")]);
-        assert!(read_options("-h", &mut settings).is_err());
+        for refused in ["-h", "-c", "-c a"] {
+            assert!(read(refused, &mut settings).is_err(), "{refused}");
+        }
     }
 }
