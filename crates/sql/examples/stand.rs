@@ -45,9 +45,12 @@ fn main() {
         query_wait_timeout: Duration::from_secs(10),
         ..Settings::default()
     };
-    let port = postgres.port;
-    let proxy = proxy::Proxy::with(Arc::new(postgres), settings);
+    let (port, postgres) = (postgres.port, Arc::new(postgres));
+    let proxy = proxy::Proxy::with(Arc::clone(&postgres), settings);
     let mut out = stdout();
     writeln!(out, "{port} {}", proxy.port).and_then(|()| out.flush()).expect("standard output takes it");
     let _ = stdin().read_to_end(&mut Vec::new());
+    drop(proxy);
+    // Whoever holds it last ends it, which must happen before this process ends.
+    postgres::wait_for("the member's threads to end", || Arc::strong_count(&postgres) == 1);
 }

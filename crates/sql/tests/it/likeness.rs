@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use mainstay_pgwire::frame;
 
-use crate::postgres::Postgres;
+use crate::postgres::{Postgres, wait_for};
 use crate::proxy::Proxy;
 use crate::wire::{Failure, Message, Wire};
 
@@ -255,8 +255,8 @@ fn a_conversation_goes_as_without_a_proxy() {
     let postgres = Postgres::new();
     let mut admin = postgres.admin();
     admin.ok("CREATE DATABASE direct OWNER app");
-    let port = postgres.port;
-    let proxy = Proxy::with(std::sync::Arc::new(postgres), crate::proxy::settings());
+    let (port, postgres) = (postgres.port, std::sync::Arc::new(postgres));
+    let proxy = Proxy::with(std::sync::Arc::clone(&postgres), crate::proxy::settings());
     let direct = || {
         let mut wire = Wire::tcp(port).unwrap();
         wire.log_in(&[("user", "app"), ("database", "direct")], "secret").unwrap();
@@ -276,6 +276,9 @@ fn a_conversation_goes_as_without_a_proxy() {
         let players = [scope.spawn(play(1)), scope.spawn(play(2))];
         players.into_iter().flat_map(|player| player.join().unwrap()).collect()
     });
+    drop(proxy);
+    // Whoever holds it last ends it, which must not be left to a thread that ends with this process.
+    wait_for("the member's threads to end", || std::sync::Arc::strong_count(&postgres) == 1);
     assert!(differences.is_empty(), "{} differ; the first:\n{}", differences.len(), differences.join("\n\n"));
 }
 
