@@ -206,6 +206,10 @@ impl Session {
         ];
         // It may have given up what ties it to its server.
         self.inspects |= self.pin.is_some() && (tag.starts_with(b"DROP") || tag.starts_with(b"CLOSE"));
+        if tag.starts_with(b"ALTER") || tag.starts_with(b"DROP") {
+            // Statements that were prepared before it would fail once, also for those who prepare them only now.
+            self.pool.plans.set(self.pool.plans.get() + 1);
+        }
         match tag.first() {
             Some(b'S' | b'R' | b'L' | b'U' | b'P' | b'D') => {}
             _ => return,

@@ -286,3 +286,18 @@ trait ThenValue: Future<Output = Result<tokio_postgres::Row, tokio_postgres::Err
 }
 
 impl<T: Future<Output = Result<tokio_postgres::Row, tokio_postgres::Error>>> ThenValue for T {}
+
+/// Who prepares a text after a table was altered knows nothing of who has prepared it before.
+#[test]
+fn a_text_is_prepared_anew_after_an_alteration() {
+    let proxy = Proxy::new();
+    let (mut one, mut two) = (proxy.client(), proxy.client());
+    one.ok("CREATE TABLE altered (a int)");
+    one.parse("s", "SELECT * FROM altered").sync().go();
+    assert!(one.run("s", &[]).is_ok());
+    two.ok("ALTER TABLE altered ADD b int");
+    two.parse("t", "SELECT * FROM altered").sync().go();
+    assert_eq!(code(two.run("t", &[])), "-");
+    assert_eq!(code(one.run("s", &[])), "-");
+    two.ok("DROP TABLE altered");
+}
