@@ -100,7 +100,7 @@ fn what_pgbouncer_takes_becomes_a_table_that_means_the_same() {
     let file = place.write(
         "pgbouncer.ini",
         &format!(
-            "[databases]\nshop = host=127.0.0.1 port=1 dbname=shop\n\"web shop\" = host=127.0.0.1 dbname='other db' password='hunter2'\n\
+            "[databases]\nshop = host=127.0.0.1 port=1 dbname=shop\nweb-shop = host=127.0.0.1 dbname='other db' password='hunter2'\n\
              \n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = trust\n\
              auth_file = users.txt\nadmin_users = boss\npool_mode = transaction\ndefault_pool_size = 7\n\
              %include limits.ini\nserver_idle_timeout = 55\nserver_lifetime = 1800\nidle_transaction_timeout = 0.5\n\
@@ -111,7 +111,7 @@ fn what_pgbouncer_takes_becomes_a_table_that_means_the_same() {
     );
     let _bouncer = start(&file, port);
     let (config, databases) = (show(port, "CONFIG"), show(port, "DATABASES"));
-    assert!(databases.contains_key("web shop"), "{databases:?}");
+    assert!(databases.contains_key("web-shop"), "{databases:?}");
 
     let table = place.0.join("sql-proxy.toml");
     let words = ["config", "import", "pgbouncer", &file, "--json", "--output", &table.display().to_string()];
@@ -142,7 +142,7 @@ fn what_pgbouncer_takes_becomes_a_table_that_means_the_same() {
         .iter()
         .filter_map(|note| note["setting"].as_str())
         .collect();
-    for note in ["web shop: dbname=other db", "web shop: password", "auth_type = trust", "tcp_keepalive = 1"]
+    for note in ["web-shop: dbname=other db", "web-shop: password", "auth_type = trust", "tcp_keepalive = 1"]
     {
         assert!(notes.contains(&note), "{note} is not in {notes:?}");
     }
