@@ -25,6 +25,8 @@ use crate::{clock, interrupt, network, program, sql, suite};
 /// Of pgbench, about 15 MB per unit: all of it stays in memory, so that the proxies are what is measured.
 const SCALE: u32 = 10;
 const POOL_SIZE: u32 = 20;
+/// Clients that do nothing but connect.
+const STORM: u32 = 16;
 const PGBOUNCER: &str = "/usr/sbin/pgbouncer";
 const SETSID: &str = "/usr/bin/setsid";
 const PGBOUNCER_PORT: u16 = 6532;
@@ -42,6 +44,33 @@ pub struct Series {
     /// How long each run takes.
     pub seconds: u32,
     pub clients: Vec<u32>,
+}
+
+/// What pgbench does in the runs of one cell.
+#[derive(Clone, Copy, Debug)]
+struct Load {
+    mode: Mode,
+    clients: u32,
+    /// Whether there is a new connection, with its login, for each transaction.
+    connects: bool,
+    is_encrypted: bool,
+}
+
+impl Load {
+    fn name(&self) -> String {
+        let connects = if self.connects { " -C" } else { "" };
+        let encrypted = if self.is_encrypted { ", TLS" } else { "" };
+        format!("{}{connects} -c {}{encrypted}", self.mode.word(), self.clients)
+    }
+}
+
+/// All cells: statements, then logins.
+fn loads(clients: &[u32]) -> Vec<Load> {
+    let of =
+        |mode| move |clients: &u32| Load { mode, clients: *clients, connects: false, is_encrypted: false };
+    let statements = [Mode::Simple, Mode::Extended, Mode::Prepared].map(|mode| clients.iter().map(of(mode)));
+    let storm = |is_encrypted| Load { mode: Mode::Simple, clients: STORM, connects: true, is_encrypted };
+    statements.into_iter().flatten().chain([storm(false), storm(true)]).collect()
 }
 
 /// One of the two that are compared.
@@ -77,18 +106,18 @@ pub fn run(options: &Options, series: &Series) -> Result<()> {
     }
     let mut rows = Vec::new();
     let mut ratios = Vec::new();
-    for mode in [Mode::Simple, Mode::Extended, Mode::Prepared] {
+    for load in loads(&series.clients) {
         let is_able = bouncer
             .as_ref()
-            .is_none_or(|bouncer| mode != Mode::Prepared || bouncer.version >= PGBOUNCER_PREPARES);
+            .is_none_or(|bouncer| load.mode != Mode::Prepared || bouncer.version >= PGBOUNCER_PREPARES);
         let compared = if is_able { subjects.as_slice() } else { &subjects[..1] };
-        for clients in &series.clients {
-            let runs = cell(compared, mode, *clients, series)?;
-            let ratio = ratio(&runs);
+        let runs = cell(compared, load, series)?;
+        let ratio = ratio(&runs);
+        if !load.connects {
             ratios.extend(ratio);
-            tell(options, (mode, *clients), compared, &runs, ratio)?;
-            rows.push(row((mode, *clients), &runs, ratio));
         }
+        tell(options, load, compared, &runs, ratio)?;
+        rows.push(row(load, &runs, ratio));
     }
     let headings = [
         "cell",
@@ -104,31 +133,36 @@ pub fn run(options: &Options, series: &Series) -> Result<()> {
         series.rounds, series.seconds
     );
     if let Some(mean) = geometric_mean(&ratios) {
-        println!("Geometric mean of the ratios of {} cells: {mean:.2}", ratios.len());
+        println!("Geometric mean of the ratios of {} cells without -C: {mean:.2}", ratios.len());
     }
     Ok(())
 }
 
 /// All rounds of one cell: for each subject its runs, in their order.
-fn cell(subjects: &[Subject], mode: Mode, clients: u32, series: &Series) -> Result<Vec<Vec<Run>>> {
+fn cell(subjects: &[Subject], load: Load, series: &Series) -> Result<Vec<Vec<Run>>> {
     let mut runs = vec![Vec::new(); subjects.len()];
     for round in 0..series.rounds as usize {
         for turn in 0..subjects.len() {
             interrupt::check()?;
             let place = (round + turn) % subjects.len();
-            runs[place].push(once(&subjects[place], mode, clients, series.seconds)?);
+            runs[place].push(once(&subjects[place], load, series.seconds)?);
         }
     }
     Ok(runs)
 }
 
-fn once(subject: &Subject, mode: Mode, clients: u32, seconds: u32) -> Result<Run> {
+fn once(subject: &Subject, load: Load, seconds: u32) -> Result<Run> {
     let before = times(subject.pid)?;
-    let (clients, seconds) = (clients.to_string(), seconds.to_string());
-    let answer = program::run(
-        "pgbench",
-        &["-n", "-S", "-j", "1", "-c", &clients, "-T", &seconds, "-M", mode.word(), &subject.conninfo],
-    )?;
+    let (clients, duration) = (load.clients.to_string(), seconds.to_string());
+    // What stands last counts. The attribute would cost a question where the proxy does not tell it by itself.
+    let sslmode = if load.is_encrypted { "require" } else { "disable" };
+    let conninfo = format!("{} sslmode={sslmode} target_session_attrs=any", subject.conninfo);
+    let mut arguments = vec!["-n", "-S", "-j", "1", "-c", &clients, "-T", &duration, "-M", load.mode.word()];
+    if load.connects {
+        arguments.push("-C");
+    }
+    arguments.push(&conninfo);
+    let answer = program::run("pgbench", &arguments)?;
     let after = times(subject.pid)?;
     let (count, tps) = read(&answer).with_context(|| {
         format!("{clients} clients of {} did nothing in {seconds} s; give --seconds more", subject.name)
@@ -172,7 +206,7 @@ fn middle(runs: &[Run], pick: fn(&Run) -> f64) -> Option<f64> {
     median(&runs.iter().map(pick).collect::<Vec<_>>())
 }
 
-fn row((mode, clients): (Mode, u32), runs: &[Vec<Run>], ratio: Option<f64>) -> Vec<String> {
+fn row(load: Load, runs: &[Vec<Run>], ratio: Option<f64>) -> Vec<String> {
     let figure = |place: usize, pick: fn(&Run) -> f64| runs.get(place).and_then(|runs| middle(runs, pick));
     let tps = |place| figure(place, |run| run.tps).map_or_else(|| "-".to_owned(), |tps| format!("{tps:.0}"));
     let cpu = |place| {
@@ -180,22 +214,23 @@ fn row((mode, clients): (Mode, u32), runs: &[Vec<Run>], ratio: Option<f64>) -> V
         user.zip(system).map_or_else(|| "-".to_owned(), |(user, system)| format!("{user:.2} + {system:.2}"))
     };
     let ratio = ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
-    vec![format!("{} -c {clients}", mode.word()), tps(0), tps(1), ratio, cpu(0), cpu(1)]
+    vec![load.name(), tps(0), tps(1), ratio, cpu(0), cpu(1)]
 }
 
 fn tell(
     options: &Options,
-    (mode, clients): (Mode, u32),
+    load: Load,
     subjects: &[Subject],
     runs: &[Vec<Run>],
     ratio: Option<f64>,
 ) -> Result<()> {
-    eprintln!("{}", row((mode, clients), runs, ratio).join("  "));
+    eprintln!("{}", row(load, runs, ratio).join("  "));
     let Some(path) = &options.out else { return Ok(()) };
     for (subject, runs) in subjects.iter().zip(runs) {
         let all = |pick: fn(&Run) -> f64| runs.iter().map(pick).collect::<Vec<f64>>();
         let line = json!({
-            "bench": "sql", "proxy": subject.name, "mode": mode.word(), "clients": clients, "ratio": ratio,
+            "bench": "sql", "proxy": subject.name, "mode": load.mode.word(), "clients": load.clients,
+            "connects": load.connects, "is_encrypted": load.is_encrypted, "ratio": ratio,
             "tps": all(|run| run.tps), "user_seconds_per_100k": all(|run| run.user),
             "system_seconds_per_100k": all(|run| run.system),
         });
@@ -262,13 +297,19 @@ fn verifier(site: &Site) -> Result<String> {
 
 fn configuration(site: &Site, users: &Path) -> String {
     let most = 1_000;
+    // PostgreSQL's own, which its user can read.
+    let of_postgres = |name: &str| site.directory.join("postgresql").join(name);
+    let certificate = (of_postgres("server.crt"), of_postgres("server.key"));
     format!(
         "[databases]\n* = host={} port={POSTGRES_PORT}\n\n[pgbouncer]\nlisten_addr = {}\nlisten_port = {PGBOUNCER_PORT}\n\
          unix_socket_dir =\nauth_type = scram-sha-256\nauth_file = {}\npool_mode = transaction\n\
-         default_pool_size = {POOL_SIZE}\nmax_client_conn = {most}\n",
+         default_pool_size = {POOL_SIZE}\nmax_client_conn = {most}\n\
+         client_tls_sslmode = allow\nclient_tls_cert_file = {}\nclient_tls_key_file = {}\n",
         site.directory.join("run").display(),
         site.address,
-        users.display()
+        users.display(),
+        certificate.0.display(),
+        certificate.1.display()
     )
 }
 

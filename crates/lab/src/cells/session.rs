@@ -220,7 +220,7 @@ impl Session<'_> {
         for unit in &units {
             let rows: Vec<i64> = unit.iter().filter_map(|statement| statement.value()).collect();
             let answer = self.receive(What::Autocommit);
-            let belief = answer.as_ref().map_or(Belief::Unknown, |answer| belief(answer));
+            let belief = answer.as_ref().map_or(Belief::Unknown, belief);
             self.believe(&rows, belief);
             if answer?.failure.is_some() {
                 all = belief;

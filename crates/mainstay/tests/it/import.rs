@@ -88,7 +88,7 @@ fn member(place: &Place, table: &str) -> String {
 
 #[test]
 fn what_pgbouncer_takes_becomes_a_table_that_means_the_same() {
-    // Where there is none, its file cannot be held against it; the other tests need none.
+    // The tests need no PgBouncer; without one there is nothing to compare with.
     if !Path::new(PGBOUNCER).exists() {
         return;
     }

@@ -25,10 +25,15 @@ const DRAIN_PATIENCE: Duration = Duration::from_millis(300);
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) async fn stop(machinery: &Machinery, to: Option<&MemberId>) -> Result<Outcome, WorkError> {
+    let guard = machinery.guard()?;
+    if guard.status().await.map_err(failed)?.phase == mainstay_guard::Phase::Empty {
+        // Decided on once more before it was seen that it is done. To fail would take the switchover back.
+        machinery.read_guard_again();
+        return Ok(Outcome::Done);
+    }
     session::checkpoint(&machinery.server, CHECKPOINT_PATIENCE).await.map_err(failed)?;
     let epoch = machinery.record.borrow().epoch;
     let attempt = machinery.handing_over.begin(epoch);
-    let guard = machinery.guard()?;
     let session = machinery.session().await?;
     if machinery.configuration.sql_proxy.is_some() {
         drain(&session).await?;
