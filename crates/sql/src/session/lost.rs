@@ -72,7 +72,9 @@ impl Session {
             || if why.is_empty() { "it closed the connection".to_owned() } else { why.to_owned() },
             str::to_owned,
         );
-        let (is_asked, reads_only) = (server.is_asked(), server.backend.reads_only);
+        let is_asked = server.is_asked();
+        // One that has been promoted meanwhile may have written.
+        let reads_only = server.backend.reads_only && self.worker.routing.is_standby(&server.backend.member);
         let (is_open, due, is_unsynced) =
             (server.status != backend::IDLE, server.expected.len(), server.is_unsynced);
         let answered_ever = server.answered_ever;
