@@ -16,9 +16,11 @@ use command::{Command, Interruption};
 
 const DATABASE: &str = "mainstay";
 const DATABASE_OF_PGBOUNCER: &str = "pgbouncer";
+/// What it is called.
+pub(crate) const NAMES: [&str; 2] = [DATABASE, DATABASE_OF_PGBOUNCER];
 
 pub(crate) fn is_console(database: &str) -> bool {
-    matches!(database, DATABASE | DATABASE_OF_PGBOUNCER)
+    NAMES.contains(&database)
 }
 
 /// Superusers only: it shows who is connected from where, and ends sessions.

@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::console;
 use crate::pool::PoolKey;
 
 /// One line: `hostssl DATABASE USER ADDRESS METHOD`.
@@ -168,6 +169,9 @@ impl Network {
 
 /// Whether a client may come in. Without any rules everybody may, with a password.
 pub(crate) fn admits(rules: &[HbaRule], key: &PoolKey, address: Option<IpAddr>, is_encrypted: bool) -> bool {
+    // The console has two names; a rule about either is one about both.
+    let names =
+        if console::is_console(&key.database) { console::NAMES.to_vec() } else { vec![&*key.database] };
     let fits = |rule: &&HbaRule| {
         let is_of_kind = match rule.encryption {
             Encryption::Any => true,
@@ -175,7 +179,7 @@ pub(crate) fn admits(rules: &[HbaRule], key: &PoolKey, address: Option<IpAddr>, 
             Encryption::Absent => !is_encrypted,
         };
         is_of_kind
-            && rule.databases.have(&key.database)
+            && names.iter().any(|name| rule.databases.have(name))
             && rule.users.have(&key.user)
             && address.map_or(rule.network.0.is_none(), |address| rule.network.has(address))
     };
@@ -216,6 +220,13 @@ mod tests {
                 "{database} {user} {address}"
             );
         }
+        let console = [
+            "host mainstay all 10.0.0.0/8 scram-sha-256",
+            "host mainstay all all reject",
+            "host all all all scram-sha-256",
+        ];
+        assert!(!admitted(&console, "pgbouncer", "boss", "8.8.8.8", true), "it is the console too");
+        assert!(admitted(&console, "pgbouncer", "boss", "10.1.1.1", true));
         assert!(admitted(&[], "app", "app", "8.8.8.8", false), "without rules a password is enough");
         assert!(admitted(&["host all all 0.0.0.0/0 scram-sha-256"], "app", "app", "8.8.8.8", false));
     }

@@ -207,6 +207,8 @@ impl Pool {
 
     /// What must be looked at now and then: who waits too long, what is idle too long, what is to be tried again.
     pub(crate) fn sweep(self: &Rc<Pool>, worker: &Rc<Worker>, now: Instant) {
+        // A login that was given up has taken its server with it.
+        self.live.borrow_mut().retain(|live| Rc::strong_count(live) > 1);
         let settings = worker.settings();
         let patience = settings.query_wait_timeout;
         if !patience.is_zero() {
@@ -237,6 +239,7 @@ impl Pool {
         self.shrink();
         if self.waiting.borrow().is_empty() {
             self.owed_to.set(None);
+            self.granted.borrow_mut().clear();
             self.keep_least(worker);
         } else {
             self.pump(worker);

@@ -77,6 +77,8 @@ pub(crate) struct Session {
     is_dedicated: bool,
     /// How much of the client's present message is to be passed on unseen.
     passing: usize,
+    /// It is for a server that is gone, or was answered without one.
+    drops_rest: bool,
     /// How much of the server's is.
     passing_back: usize,
     /// Its transaction went with a server, and it has not rolled it back yet.
@@ -126,6 +128,7 @@ impl Session {
             restore: Vec::new(),
             is_restoring: false,
             passing: 0,
+            drops_rest: false,
             passing_back: 0,
             lost: None,
             skips: None,
@@ -199,17 +202,20 @@ impl Session {
         }
     }
 
-    /// Ties the session to another server as it was to the one that is gone. It waits for as long as it takes: the client, which has
-    /// asked for nothing, cannot be told that there is none.
+    /// Ties the session to another server as it was to the one that is gone. As long as the client asks for nothing it cannot be
+    /// told that there is none.
     async fn restore(&mut self) -> Result<(), Option<Report>> {
         loop {
             match self.wait_for_server().await? {
                 Ok(()) => {}
                 Err(report) if report.is_fatal() => return Err(Some(report)),
-                Err(_) => continue,
+                Err(_) if self.client.rest.is_empty() => continue,
+                // It has asked for something meanwhile.
+                Err(_) => return Err(Some(refusal::session_lost(self.pin.map_or("", Pin::text)))),
             }
             let Some(server) = self.server.as_mut() else { continue };
-            let outcome = server.ask(&self.restore.join(";\n")).await;
+            // On lines of their own: one may end in a comment.
+            let outcome = server.ask(&self.restore.join("\n;\n")).await;
             let overheard = std::mem::take(&mut server.overheard);
             match outcome {
                 Ok(_) => {
@@ -241,6 +247,12 @@ impl Session {
             let outcome = poll_fn(|context| {
                 if let Poll::Ready(outcome) = std::pin::Pin::new(&mut given).poll(context) {
                     return Poll::Ready(Some(outcome));
+                }
+                // What it has been told already it is to read meanwhile.
+                if self.client.is_clogged()
+                    && let Poll::Ready(Err(_)) = self.client.poll_drain(context)
+                {
+                    return Poll::Ready(None);
                 }
                 self.read_while_waiting(context)
             });
@@ -309,6 +321,9 @@ impl Session {
         let Some(server) = self.server.as_mut() else { return Ok(()) };
         // If the server goes before it has answered, nobody knows what the next one would have to be given.
         let before = self.pin.replace(Pin::Unknown);
+        // A client's late cancel is not to hit the proxy's own question.
+        self.entry.backend.take();
+        server.backend.settled().await;
         let question = session_settings::inspection(&self.placeholders, &self.entry.key.user);
         let outcome = match server.ask(&question).await {
             Ok(rows) => {
@@ -326,6 +341,7 @@ impl Session {
             Err(error) => Err(error),
         };
         let overheard = std::mem::take(&mut server.overheard);
+        *self.entry.backend.borrow_mut() = Some(Rc::clone(&server.backend));
         match outcome {
             Ok(()) => {
                 if !overheard.is_empty() {
@@ -348,7 +364,9 @@ impl Session {
     /// The client has gone, the server stays.
     fn let_go(&self, mut server: Box<Server>) {
         let is_new = self.pin.is_none() && !self.inspects && !self.is_dedicated;
-        if !server.is_at_rest() || self.is_dedicated || server.backend.why_ended().is_some() {
+        // The rest of a message that was begun would be taken from what the next one sends.
+        let is_torn = self.passing > 0 || server.connection.is_clogged();
+        if is_torn || !server.is_at_rest() || self.is_dedicated || server.backend.why_ended().is_some() {
             self.pool.drop_server(&self.worker, server);
         } else if is_new && self.pool.settings.get().pool_mode != PoolMode::Session {
             self.pool.release(&self.worker, server);

@@ -77,7 +77,8 @@ pub(crate) fn first_word(text: &[u8]) -> &[u8] {
         let start = rest.iter().position(|byte| !is_blank(*byte)).unwrap_or(rest.len());
         rest = &rest[start..];
         if rest.starts_with(b"--") {
-            let end = memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1);
+            // PostgreSQL ends it at either.
+            let end = memchr::memchr2(b'\n', b'\r', rest).map_or(rest.len(), |at| at + 1);
             rest = &rest[end..];
         } else if rest.starts_with(b"/*") {
             rest = after_comment(rest);
@@ -165,6 +166,7 @@ mod tests {
     #[test]
     fn what_may_commit_is_known() {
         assert!(traits(b"commit\0").may_commit);
+        assert!(traits(b"-- a\rcommit").may_commit);
         assert!(traits(b"select 1; select 2\0").may_commit);
         assert!(!traits(b"select 1;\0").may_commit);
         assert!(!traits(b"update a set b = 1 where c = 2").may_commit);

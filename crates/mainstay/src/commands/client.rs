@@ -102,10 +102,11 @@ fn new_invitation(configuration: &Configuration, file: PathBuf) -> Result<Made> 
     let http = row.http;
     // The port always: it is another one than that of members who join.
     let word = format!("{}@{http}", token.text());
+    let sha256 = token_sha256(&format!("{SQL_PROXY}{}", token.text()));
     pki::write_private_key(&file, &format!("{word}\n")).with_context(|| {
         format!("the word is not written to {}; name a new file with --out", file.display())
     })?;
-    Ok(Made { proof: ClientProof::Token { sha256: token_sha256(&token.text()) }, files: vec![file] })
+    Ok(Made { proof: ClientProof::Token { sha256 }, files: vec![file] })
 }
 
 fn new_certificate(configuration: &Configuration, name: &str, out: &Path) -> Result<Made> {

@@ -177,6 +177,14 @@ const ROWS: &[Row] = &[
         ..NOTHING
     },
     Row {
+        command: "sql-proxy",
+        on_the_dead: &[(
+            "sql-proxy --alone --directory /nonexistent",
+            Refused("knows no cluster; join one: mainstay sql-proxy --join TOKEN@HOST:PORT"),
+        )],
+        ..NOTHING
+    },
+    Row {
         command: "certificates show",
         on_the_dead: &[("certificates show", Works)],
         without_majority: &[("certificates show", Works)],

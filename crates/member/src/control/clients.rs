@@ -18,7 +18,8 @@ use crate::clock;
 const RECORD_PATIENCE: Duration = Duration::from_secs(2);
 const LONGEST_NAME: usize = 64;
 /// With this before its name a client is a SQL proxy on another machine: it may read the routes and who may log in, and nothing
-/// else. A member of an older release lets no such client in.
+/// else. Of its token the record has the SHA-256 with this before it, so that a member of an older release, which does not know
+/// that it may do less, does not know the token either.
 pub const SQL_PROXY: &str = "sql-proxy/";
 
 /// One client, as the record has it.

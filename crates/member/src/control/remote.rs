@@ -196,12 +196,18 @@ fn identify(
             return Err(Refuse::unauthorized("the Authorization header is not understood")
                 .remedy("send: Authorization: Bearer TOKEN"));
         };
-        let known = operation.clients.iter().filter_map(|(name, client)| match &client.proof {
-            ClientProof::Token { sha256 } => Some((name.as_str(), sha256.as_str())),
-            ClientProof::Certificate { .. } => None,
-        });
-        let owner = owner_of_token(token.trim(), known).map(str::to_owned);
-        return owner.ok_or_else(|| {
+        let known = |of_proxies: bool| {
+            operation.clients.iter().filter_map(move |(name, client)| match &client.proof {
+                ClientProof::Token { sha256 } if name.starts_with(SQL_PROXY) == of_proxies => {
+                    Some((name.as_str(), sha256.as_str()))
+                }
+                _ => None,
+            })
+        };
+        let token = token.trim();
+        let owner = owner_of_token(token, known(false))
+            .or_else(|| owner_of_token(&format!("{SQL_PROXY}{token}"), known(true)));
+        return owner.map(str::to_owned).ok_or_else(|| {
             Refuse::unauthorized("no client has this token, or not any more")
                 .remedy("make another on a member's machine: mainstay client add NAME")
         });

@@ -81,13 +81,15 @@ impl Pool {
     /// Begins a login; false if there is nowhere to go.
     fn begin(self: &Rc<Pool>, worker: &Rc<Worker>, permit: Permit) -> bool {
         let Some(route) = worker.routing.choose(self.key.access, &self.live.borrow()) else { return false };
+        // Of the route, and not of the moment at which the login begins.
+        let epoch = worker.routing.epoch();
         let id = self.next_dial.get();
         self.next_dial.set(id + 1);
         self.dialling.borrow_mut().insert(id, permit);
         // Begun without any client's settings: RESET would make those the next client's.
         let login = self.login(worker, &route, SessionSettings::default(), None);
         let (pool, worker) = (Rc::clone(self), Rc::clone(worker));
-        tokio::task::spawn_local(async move { pool.open(&worker, id, route, login).await });
+        tokio::task::spawn_local(async move { pool.open(&worker, id, (route, epoch), login).await });
         true
     }
 
@@ -109,8 +111,7 @@ impl Pool {
         }
     }
 
-    async fn open(self: Rc<Pool>, worker: &Rc<Worker>, id: u64, route: Route, login: Login) {
-        let epoch = worker.routing.epoch();
+    async fn open(self: Rc<Pool>, worker: &Rc<Worker>, id: u64, (route, epoch): (Route, u64), login: Login) {
         let outcome = dial(&route, epoch, &login, worker.server_tls.as_ref()).await;
         // A change of the route has given up those that were under way; what comes of one may still be of use.
         let permit = self.dialling.borrow_mut().remove(&id);

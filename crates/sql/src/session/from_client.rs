@@ -69,7 +69,7 @@ impl Session {
         while *at < bytes.len() {
             if self.passing > 0 {
                 let piece = self.passing.min(bytes.len() - *at);
-                if self.skips.is_none() && self.server.is_some() {
+                if !self.drops_rest && self.skips.is_none() && self.server.is_some() {
                     output.extend_from_slice(&bytes[*at..*at + piece]);
                 }
                 self.passing -= piece;
@@ -85,7 +85,9 @@ impl Session {
                 return Ok(());
             }
             let message = &bytes[*at..*at + here];
+            self.drops_rest = false;
             if self.is_without_server(header.kind) {
+                self.drops_rest = true;
                 self.without_server(context, header.kind, message, here == header.total)?;
             } else {
                 if header.kind == b'P' && here < header.total {
@@ -100,6 +102,7 @@ impl Session {
                 }
                 if self.server.is_none() && matches!(header.kind, b'd' | b'c' | b'f' | b'H') {
                     // PostgreSQL throws away what is left of a copy that has failed, and has nothing to flush.
+                    self.drops_rest = true;
                     self.passing = header.total - here;
                     *at += here;
                     continue;

@@ -239,6 +239,10 @@ impl Session {
             return Err(Step::ServerLost(why));
         }
         self.is_told = is_end;
+        if field(b'C') == b"26000" {
+            // Somebody has taken away by SQL what was prepared by the protocol.
+            server.statements.clear();
+        }
         if field(b'R') == b"RevalidateCachedQuery" || field(b'C') == b"XX000" {
             // A table has changed under prepared statements: all of them are made anew, on every server. If it is a type that
             // was made anew, PostgreSQL calls that an internal error ("cache lookup failed").

@@ -79,6 +79,7 @@ impl Session {
             (server.status != backend::IDLE, server.expected.len(), server.is_unsynced);
         let answered_ever = server.answered_ever;
         self.pool.drop_server(&self.worker, server);
+        self.drops_rest = true;
         self.closing.clear();
         for name in self.parsing.drain(..) {
             self.statements.remove(&name);
@@ -261,7 +262,7 @@ impl Session {
         let total =
             mainstay_pgwire::frame::header(rest).ok().flatten().map_or(rest.len(), |header| header.total);
         let here = total.min(rest.len());
-        self.passing = total - here;
+        (self.passing, self.drops_rest) = (total - here, true);
         self.client.rest.drain(..here);
         self.client.give_back();
         let mut answer = Vec::new();

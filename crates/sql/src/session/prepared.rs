@@ -43,9 +43,13 @@ impl Session {
             }
             return Ok(());
         }
+        // In a failed transaction PostgreSQL is to refuse it itself.
+        let is_failed = self.server.as_ref().is_some_and(|server| server.status == backend::FAILED);
         if let Some(known) = self.statements.get(name).map(Rc::clone) {
             // PostgreSQL says itself that there is one of this name.
-            self.have(&known, output);
+            if !is_failed {
+                self.have(&known, output);
+            }
             self.reply(ReplyKind::Forward, None);
             push(output, b'P', |out| {
                 push_string(out, &known.name());
@@ -56,8 +60,6 @@ impl Session {
         let statement = self.worker.statements.intern(body);
         self.note(statement.traits, text);
         self.parsing.push_back(name.into());
-        // In a failed transaction PostgreSQL is to refuse it itself.
-        let is_failed = self.server.as_ref().is_some_and(|server| server.status == backend::FAILED);
         if self.has_now(&statement) && !is_failed {
             self.reply(ReplyKind::AsParseComplete, None);
             push(output, b'C', |out| {
@@ -152,6 +154,8 @@ impl Session {
             return Ok(());
         }
         let Some(statement) = self.statements.get(name).map(Rc::clone) else {
+            // What it does is not known.
+            self.may_commit = true;
             output.extend_from_slice(message);
             return Ok(());
         };

@@ -196,3 +196,22 @@ fn a_server_that_does_not_read_fills_no_memory() {
     assert_eq!(two.one("SELECT 1"), "1");
     admin.ok(&format!("SELECT pg_cancel_backend({pid})"));
 }
+
+/// A client that goes in the middle of a message leaves a server behind that waits for the rest of it.
+#[test]
+fn a_torn_copy_is_nobody_else_s() {
+    let proxy = Proxy::new();
+    let (mut one, mut two) = (proxy.client(), proxy.client());
+    table(&mut one, "torn");
+    one.simple("COPY torn FROM STDIN").send();
+    copy_begins(&mut one);
+    // Refused at its first row; then the beginning of a long message, and no more.
+    let mut bytes =
+        one.copy_data(b"no number\tx\n").message(b'd', |out| out.extend(vec![b'x'; 100_000])).take();
+    bytes.truncate(bytes.len() - 50_000);
+    one.write(&bytes).unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    drop(one);
+    assert_eq!(two.one("SELECT count(*) FROM torn"), "0");
+    two.ok("DROP TABLE torn");
+}

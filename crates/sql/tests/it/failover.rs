@@ -458,3 +458,22 @@ fn who_listens_and_what_is_prepared_outlive_their_server() {
     client.ok("DEALLOCATE twice");
     assert_eq!(client.one("SELECT count(*) FROM pg_prepared_statements WHERE from_sql"), "0");
 }
+
+/// What is left of a message that was begun for the server that is gone is not for the next one.
+#[test]
+fn the_rest_of_a_message_is_not_for_the_restored_server() {
+    let proxy = Proxy::of_size(2);
+    let mut client = proxy.client();
+    client.ok("LISTEN rest");
+    let pid = client.one("SELECT pg_backend_pid()");
+    let text = format!("SELECT length('{}')", "x".repeat(600_000));
+    let bytes = client.simple(&text).take();
+    let (begun, rest) = bytes.split_at(400_000);
+    client.write(begun).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    terminate(&proxy, &pid);
+    assert_eq!(code(outcome(&client.until_ready())), "08007");
+    std::thread::sleep(Duration::from_millis(300));
+    client.write(rest).unwrap();
+    assert_eq!(client.one("SELECT 1"), "1");
+}

@@ -200,8 +200,13 @@ impl Postgres {
     }
 
     fn try_admin(&self) -> Result<Wire, crate::wire::Failure> {
+        self.admin_of("postgres")
+    }
+
+    /// The superuser in another database.
+    pub(crate) fn admin_of(&self, database: &str) -> Result<Wire, crate::wire::Failure> {
         let path = self.scratch.0.join(format!(".s.PGSQL.{}", self.port));
-        Wire::unix(&path, &[("user", "postgres"), ("database", "postgres")])
+        Wire::unix(&path, &[("user", "postgres"), ("database", database)])
     }
 
     pub(crate) fn route(&self, member: &str) -> Route {

@@ -77,6 +77,12 @@ async fn learn(invitation: &Invitation, directory: &Path) -> Result<Learnt> {
     let pem = client::public_text(target, "/v1/certificates/authority", ANSWER_PATIENCE).await.with_context(|| {
         format!("{target} does not say who its cluster is; give the word that `mainstay client add NAME --sql-proxy` has written, with its port")
     })?;
+    // Whatever stands in the file is trusted later, and the fingerprint is that of the first one only.
+    if pem.matches("-----BEGIN ").count() != 1 {
+        bail!(
+            "{target} shows something else than one certificate as that of its cluster's CA; ask another member"
+        );
+    }
     let presented = KeyFingerprint::of_certificate_pem(&pem).context("what it shows is no certificate")?;
     if presented != expected {
         bail!(
