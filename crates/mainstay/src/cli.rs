@@ -181,7 +181,7 @@ pub(crate) enum Verb {
     Guard(GuardOptions),
     /// Run a SQL proxy on an application's machine; beside a member, the member itself starts one
     #[command(
-        after_help = "Example: mainstay sql-proxy --join \"$(cat app1.join)\"\n         mainstay sql-proxy --alone\nThe word is written on a member's machine: mainstay client add app1 --sql-proxy"
+        after_help = "The word is written on a member's machine: mainstay client add app1 --sql-proxy\nExample: mainstay sql-proxy --join TOKEN@10.0.0.1:7480\n         mainstay sql-proxy --alone"
     )]
     SqlProxy(SqlProxyOptions),
     /// Lets go on what a drill has frozen; started by the drill
