@@ -19,7 +19,7 @@ use crate::clock;
 /// Of the clients that write all the time, so that they leave the machine to others.
 const LOOP_PAUSE: Duration = Duration::from_millis(10);
 /// The kernel has closed the connections of whoever was killed, and everybody is still far from a new primary.
-const BETWEEN_PAUSE: Duration = Duration::from_millis(50);
+const BETWEEN_PAUSE: Duration = Duration::from_millis(300);
 const CONNECT_PATIENCE: Duration = Duration::from_secs(15);
 const CONNECT_PAUSE: Duration = Duration::from_millis(100);
 
