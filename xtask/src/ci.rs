@@ -66,8 +66,8 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "sim",
-        what: "2,000 simulated clusters",
-        action: Action::Cargo("run --quiet --locked --release -p mainstay-sim -- --seeds 2000"),
+        what: "1,000 simulated clusters",
+        action: Action::Cargo("run --quiet --locked --release -p mainstay-sim -- --seeds 1000"),
     },
     Step {
         name: "lab",
