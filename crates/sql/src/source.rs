@@ -35,11 +35,6 @@ impl fmt::Debug for Cluster {
     }
 }
 
-/// A line for each address.
-fn as_lines(members: &[SocketAddr]) -> String {
-    members.iter().map(|member| format!("{member}\n")).collect()
-}
-
 impl Cluster {
     /// `kept`, if there is one, is rewritten whenever the members are others.
     /// `read` reads the settings again; its error names file, line and remedy.
@@ -54,6 +49,11 @@ impl Cluster {
 
     pub(crate) fn read_settings(&self) -> Result<Settings, String> {
         (self.read)()
+    }
+
+    /// What [`Cluster`] keeps of the members: a line for each address.
+    pub fn write(members: &[SocketAddr]) -> String {
+        members.iter().map(|member| format!("{member}\n")).collect()
     }
 
     /// Reads what [`Cluster`] keeps. A list that was torn in the middle of a write has the addresses that can be read.
@@ -89,7 +89,7 @@ impl Cluster {
         let others = apis.iter().copied().filter(|api| Some(*api) != first);
         *members = first.into_iter().chain(others).collect();
         match &self.kept {
-            Some(file) => keep(file, &as_lines(&members)),
+            Some(file) => keep(file, &Cluster::write(&members)),
             None => Ok(()),
         }
     }

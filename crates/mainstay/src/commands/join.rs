@@ -104,7 +104,8 @@ pub(crate) struct Plan {
     pub(crate) tuned: Option<Tuned>,
 }
 
-fn resolve(invitation: &Invitation) -> Result<SocketAddr> {
+/// Where an invitation leads to.
+pub(crate) fn resolve(invitation: &Invitation) -> Result<SocketAddr> {
     match &invitation.host {
         Host::Address(address) => Ok(SocketAddr::new(*address, invitation.port)),
         Host::Name(name) => (name.as_str(), invitation.port)

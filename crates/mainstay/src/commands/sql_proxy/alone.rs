@@ -3,8 +3,7 @@
 //! What it knows stands in a directory: the token, the CA's certificate, where the members answer, and its settings.
 
 use std::fs::{File, OpenOptions};
-use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -13,14 +12,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use mainstay_guard::CompanionLock;
-use mainstay_net::join::Host;
 use mainstay_net::{Invitation, KeyFingerprint};
+use mainstay_postgres::durable::{self, Access};
 use mainstay_postgres::tools::RunAs;
 use mainstay_sql::{Cluster, Paths, Source};
 use nix::unistd::geteuid;
 
 use crate::cli::SqlProxyOptions;
 use crate::client;
+use crate::commands::join::resolve;
 use crate::configuration;
 use crate::output::println;
 
@@ -48,15 +48,14 @@ pub(super) fn join(word: &str, options: &SqlProxyOptions) -> Result<ExitCode> {
         word => word.parse()?,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let learnt = runtime.block_on(learn(&invitation, directory))?;
+    let cluster = runtime.block_on(learn(&invitation, directory))?;
     println!(
-        "this machine's SQL proxy belongs to the cluster {}; its settings: {}",
-        learnt.cluster,
+        "this machine's SQL proxy belongs to the cluster {cluster}; its settings: {}",
         settings(directory).display()
     );
     if options.no_start {
         println!(
-            "start it with: systemctl enable --now mainstay-sql-proxy (or: mainstay sql-proxy --directory {})",
+            "start it with: systemctl enable --now mainstay-sql-proxy (or: mainstay sql-proxy --alone --directory {})",
             directory.display()
         );
         return Ok(ExitCode::SUCCESS);
@@ -66,12 +65,8 @@ pub(super) fn join(word: &str, options: &SqlProxyOptions) -> Result<ExitCode> {
     Err(again.exec()).context("cannot start the proxy")
 }
 
-struct Learnt {
-    cluster: String,
-}
-
-/// Nothing is written before a member has answered by its name and has let us in.
-async fn learn(invitation: &Invitation, directory: &Path) -> Result<Learnt> {
+/// Answers the cluster's name. Nothing is kept before a member has answered by its name and has let us in.
+async fn learn(invitation: &Invitation, directory: &Path) -> Result<String> {
     let target = resolve(invitation)?;
     let expected = invitation.token.authority();
     let pem = client::public_text(target, "/v1/certificates/authority", ANSWER_PATIENCE).await.with_context(|| {
@@ -102,44 +97,21 @@ async fn learn(invitation: &Invitation, directory: &Path) -> Result<Learnt> {
     let routes = routes.inspect_err(|_| drop(std::fs::remove_file(&asked))).with_context(|| {
         format!("{target} does not let this proxy in; see who may with `mainstay client list` on a member")
     })?;
-    let others = routes.apis.iter().filter(|api| **api != target);
-    let members: String =
-        std::iter::once(&target).chain(others).map(|member| format!("{member}\n")).collect();
-    write(&directory.join(TOKEN), &format!("{token}\n"), 0o600)?;
-    write(&directory.join(MEMBERS), &members, 0o600)?;
+    let others = routes.apis.into_iter().filter(|api| *api != target);
+    let members: Vec<_> = std::iter::once(target).chain(others).collect();
+    let private = Access { mode: 0o600, owner: None };
+    durable::write(&directory.join(TOKEN), format!("{token}\n").as_bytes(), private)?;
+    durable::write(&directory.join(MEMBERS), Cluster::write(&members).as_bytes(), private)?;
     std::fs::rename(&asked, directory.join(AUTHORITY))?;
     if !settings(directory).exists() {
-        write(&settings(directory), FIRST_SETTINGS, 0o644)?;
+        let access = Access { mode: 0o644, owner: None };
+        durable::write(&settings(directory), FIRST_SETTINGS.as_bytes(), access)?;
     }
-    Ok(Learnt { cluster: routes.cluster })
+    Ok(routes.cluster)
 }
 
 fn settings(directory: &Path) -> PathBuf {
     directory.join(SETTINGS)
-}
-
-fn resolve(invitation: &Invitation) -> Result<SocketAddr> {
-    match &invitation.host {
-        Host::Address(address) => Ok(SocketAddr::new(*address, invitation.port)),
-        Host::Name(name) => (name.as_str(), invitation.port)
-            .to_socket_addrs()
-            .with_context(|| format!("{name} has no address; give TOKEN@ADDRESS:PORT"))?
-            .next()
-            .with_context(|| format!("{name} has no address; give TOKEN@ADDRESS:PORT")),
-    }
-}
-
-/// As a whole or not at all.
-fn write(file: &Path, text: &str, mode: u32) -> Result<()> {
-    let new = file.with_extension("new");
-    let written = || -> std::io::Result<()> {
-        let _ = std::fs::remove_file(&new);
-        let mut made = OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
-        std::io::Write::write_all(&mut made, text.as_bytes())?;
-        made.sync_all()?;
-        std::fs::rename(&new, file)
-    };
-    written().with_context(|| format!("cannot write {}", file.display()))
 }
 
 /// Serves with what is known from an earlier joining.

@@ -3,70 +3,36 @@
 use super::super::Value;
 use crate::snapshot::{Addresses, ClientSeen, ServerSeen, Snapshot};
 
-pub(super) const SOCKETS: &[&str] = &[
-    "type",
-    "user",
-    "database",
-    "state",
-    "addr",
-    "port",
-    "local_addr",
-    "local_port",
-    "connect_time",
-    "request_time",
-    "wait",
-    "wait_us",
-    "close_needed",
-    "ptr",
-    "link",
-    "remote_pid",
-    "tls",
-    "application_name",
-];
-pub(super) const CLIENTS: &[&str] = &[
-    "type",
-    "user",
-    "database",
-    "state",
-    "addr",
-    "port",
-    "local_addr",
-    "local_port",
-    "connect_time",
-    "request_time",
-    "wait",
-    "wait_us",
-    "close_needed",
-    "ptr",
-    "link",
-    "remote_pid",
-    "tls",
-    "application_name",
-    "id",
-    "activity",
-];
-pub(super) const SERVERS: &[&str] = &[
-    "type",
-    "user",
-    "database",
-    "state",
-    "addr",
-    "port",
-    "local_addr",
-    "local_port",
-    "connect_time",
-    "request_time",
-    "wait",
-    "wait_us",
-    "close_needed",
-    "ptr",
-    "link",
-    "remote_pid",
-    "tls",
-    "application_name",
-    "member",
-    "epoch",
-];
+/// What all have, and what else.
+macro_rules! columns {
+    ($($more:literal),*) => {
+        &[
+            "type",
+            "user",
+            "database",
+            "state",
+            "addr",
+            "port",
+            "local_addr",
+            "local_port",
+            "connect_time",
+            "request_time",
+            "wait",
+            "wait_us",
+            "close_needed",
+            "ptr",
+            "link",
+            "remote_pid",
+            "tls",
+            "application_name",
+            $($more,)*
+        ]
+    };
+}
+
+pub(super) const SOCKETS: &[&str] = columns!();
+pub(super) const CLIENTS: &[&str] = columns!("id", "activity");
+pub(super) const SERVERS: &[&str] = columns!("member", "epoch");
 
 fn addresses(addresses: &Addresses) -> [Value; 4] {
     let ends = [addresses.remote, addresses.local];

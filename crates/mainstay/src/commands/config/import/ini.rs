@@ -98,7 +98,7 @@ fn included(from: &Path, named: &str) -> PathBuf {
 /// A name may be in double quotes, with two of them for one.
 fn pair(text: &str) -> Result<(String, String)> {
     let (name, rest) = match text.strip_prefix('"') {
-        Some(quoted) => quoted_name(quoted).context("the name's quotation mark is not closed")?,
+        Some(name) => quoted(name).context("the name's quotation mark is not closed")?,
         None => {
             let end = text.find(|c: char| !(c.is_alphanumeric() || "_.-*".contains(c))).unwrap_or(text.len());
             (text[..end].to_owned(), &text[end..])
@@ -110,19 +110,20 @@ fn pair(text: &str) -> Result<(String, String)> {
     }
 }
 
-fn quoted_name(text: &str) -> Option<(String, &str)> {
-    let mut name = String::new();
+/// What stands up to the quotation mark that closes it, two of which are one of the text; and what follows.
+pub(super) fn quoted(text: &str) -> Option<(String, &str)> {
+    let mut value = String::new();
     let mut rest = text;
     loop {
         let end = rest.find('"')?;
-        name.push_str(&rest[..end]);
+        value.push_str(&rest[..end]);
         rest = &rest[end + 1..];
         match rest.strip_prefix('"') {
             Some(after) => {
-                name.push('"');
+                value.push('"');
                 rest = after;
             }
-            None => return Some((name, rest)),
+            None => return Some((value, rest)),
         }
     }
 }

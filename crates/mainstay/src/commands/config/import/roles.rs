@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::ini::Entry;
+use super::ini::{Entry, quoted};
 use super::translate::{Note, shown};
 
 /// What is to be done with the list.
@@ -53,8 +53,8 @@ enum Kind {
 /// `"name" "secret"`, with two quotation marks for one.
 fn user(line: &str) -> Option<(String, Kind)> {
     let line = line.trim_start();
-    let (name, rest) = quoted(line)?;
-    let (secret, _) = quoted(rest.trim_start())?;
+    let (name, rest) = quoted(line.strip_prefix('"')?)?;
+    let (secret, _) = quoted(rest.trim_start().strip_prefix('"')?)?;
     let is_md5 = secret.strip_prefix("md5").is_some_and(|rest| rest.len() == 32);
     let kind = match secret {
         secret if secret.starts_with("SCRAM-SHA-256$") || secret.is_empty() => Kind::Scram,
@@ -62,21 +62,4 @@ fn user(line: &str) -> Option<(String, Kind)> {
         _ => Kind::Plain,
     };
     Some((name, kind))
-}
-
-fn quoted(text: &str) -> Option<(String, &str)> {
-    let mut rest = text.strip_prefix('"')?;
-    let mut value = String::new();
-    loop {
-        let end = rest.find('"')?;
-        value.push_str(&rest[..end]);
-        rest = &rest[end + 1..];
-        match rest.strip_prefix('"') {
-            Some(after) => {
-                value.push('"');
-                rest = after;
-            }
-            None => return Some((value, rest)),
-        }
-    }
 }

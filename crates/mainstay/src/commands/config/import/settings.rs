@@ -63,9 +63,13 @@ fn access(name: &str) -> Option<Fate> {
             "the member beside the proxy reads roles and their passwords from PostgreSQL itself.",
             "Drop the function and the role that were made for it.",
         ),
-        "auth_hba_file" | "auth_ident_file" => Fate::Gone(
-            "the proxy has no rules by address of its own.",
-            "Let the firewall decide who reaches its port; `hba` of [postgresql] sees the addresses of the members.",
+        "auth_hba_file" => Fate::Gone(
+            "the file is not read.",
+            "Write its lines into `hba` of [sql_proxy]: host, hostssl and hostnossl, with scram-sha-256 or reject.",
+        ),
+        "auth_ident_file" => Fate::Gone(
+            "names of users are not mapped.",
+            "Let clients log in as the role that they are to be.",
         ),
         "auth_ldap_options" => Fate::Gone(
             "clients are authenticated by PostgreSQL's SCRAM passwords.",
