@@ -87,6 +87,7 @@ pub(crate) struct Postgres {
     pub(crate) port: u16,
     pub(crate) pid: i32,
     child: Mutex<Child>,
+    watchdog: Child,
     pub(crate) scratch: Scratch,
 }
 
@@ -189,7 +190,8 @@ impl Postgres {
         command.stdout(log.try_clone().unwrap()).stderr(log);
         let child = command.spawn().unwrap();
         let pid = child.id().try_into().unwrap();
-        let postgres = Postgres { port, pid, child: Mutex::new(child), scratch };
+        let watchdog = watchdog(&scratch.0);
+        let postgres = Postgres { port, pid, child: Mutex::new(child), watchdog, scratch };
         wait_for("PostgreSQL to be ready", || postgres.try_admin().is_ok());
         postgres
     }
@@ -285,6 +287,15 @@ impl Postgres {
     }
 }
 
+/// Ends the server of `directory` when this process ends: a thread that outlives the tests may hold the last of it, and nothing is
+/// dropped then. Its standard input tells it.
+fn watchdog(directory: &std::path::Path) -> Child {
+    const WATCH: &str = "read -r _; pid=$(head -n 1 \"$0/data/postmaster.pid\" 2>/dev/null) && kill -QUIT \"$pid\" 2>/dev/null";
+    let mut command = Command::new("sh");
+    command.args(["-c", WATCH]).arg(directory).stdin(Stdio::piped());
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
 impl Drop for Postgres {
     fn drop(&mut self) {
         // A fast end removes shared memory as well. Whoever does not end is killed.
@@ -305,6 +316,8 @@ impl Drop for Postgres {
             self.signal_all(Signal::SIGKILL);
             std::thread::sleep(Duration::from_millis(2));
         }
+        drop(self.watchdog.stdin.take());
+        let _ = self.watchdog.wait();
         let text = std::fs::read_to_string(self.scratch.0.join("data/postmaster.pid")).unwrap_or_default();
         if let Some(id) = text.lines().nth(6).and_then(|line| line.split_whitespace().nth(1)) {
             let _ = Command::new("ipcrm").args(["-m", id]).stderr(Stdio::null()).status();
