@@ -26,6 +26,10 @@ pub struct Routes {
     /// does not answer.
     #[serde(default)]
     pub apis: Vec<SocketAddr>,
+    /// Where the SQL proxies of the members take clients, but for the one that asks: a request to cancel may be for a client of
+    /// theirs.
+    #[serde(default)]
+    pub proxies: Vec<SocketAddr>,
     /// Why there is no primary, or what is the matter, in a sentence; empty if all is well.
     #[serde(default)]
     pub reason: String,

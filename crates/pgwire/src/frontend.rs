@@ -17,6 +17,8 @@ const LENGTH_MAX: usize = 10_000;
 
 /// Codes of requests are versions 1234.x, which no protocol has.
 const CANCEL: u32 = 80_877_102;
+/// Not PostgreSQL's, but between proxies of ours: a cancel request that goes no further.
+const FORWARDED_CANCEL: u32 = 80_877_856;
 const SSL: u32 = 80_877_103;
 const GSS_ENC: u32 = 80_877_104;
 
@@ -42,6 +44,8 @@ pub enum Startup<'a> {
         pid: i32,
         /// The secret of the same message, 4 to 256 bytes.
         secret: &'a [u8],
+        /// It comes from another proxy, which has not found the connection among its own.
+        is_forwarded: bool,
     },
     /// To sign in.
     Startup {
@@ -152,7 +156,8 @@ pub fn startup(packet: &[u8]) -> Result<Startup<'_>, StartupError> {
         SSL | GSS_ENC if !body.is_empty() => Err(StartupError::RequestLength { bytes }),
         SSL => Ok(Startup::Ssl),
         GSS_ENC => Ok(Startup::GssEnc),
-        CANCEL => cancel(body),
+        CANCEL => cancel(body, false),
+        FORWARDED_CANCEL => cancel(body, true),
         _ => {
             let [major, minor] = [u16::from_be_bytes([e, f]), u16::from_be_bytes([g, h])];
             if major != MAJOR {
@@ -163,12 +168,19 @@ pub fn startup(packet: &[u8]) -> Result<Startup<'_>, StartupError> {
     }
 }
 
-fn cancel(body: &[u8]) -> Result<Startup<'_>, StartupError> {
+/// A cancel request as a whole. `secret` has 4 to 256 bytes.
+pub fn cancel_request(pid: i32, secret: &[u8], is_forwarded: bool) -> Vec<u8> {
+    let code = if is_forwarded { FORWARDED_CANCEL } else { CANCEL };
+    let length = u32::try_from(LENGTH_MIN + 4 + secret.len()).unwrap_or(u32::MAX);
+    [&length.to_be_bytes(), &code.to_be_bytes(), &pid.to_be_bytes(), secret].concat()
+}
+
+fn cancel(body: &[u8], is_forwarded: bool) -> Result<Startup<'_>, StartupError> {
     let Some((pid, secret)) = body.split_first_chunk() else { return Err(StartupError::Secret { bytes: 0 }) };
     if !SECRET_LEN.contains(&secret.len()) {
         return Err(StartupError::Secret { bytes: secret.len() });
     }
-    Ok(Startup::Cancel { pid: i32::from_be_bytes(*pid), secret })
+    Ok(Startup::Cancel { pid: i32::from_be_bytes(*pid), secret, is_forwarded })
 }
 
 /// Keys and values, each ended by a zero, and a zero after the last.

@@ -270,7 +270,7 @@ fn work(
     index: usize,
     shared: Shared,
     listeners: Listeners,
-    (requests, jobs): (mpsc::UnboundedReceiver<worker::CancelRequest>, mpsc::UnboundedReceiver<crew::Job>),
+    (requests, jobs): (mpsc::UnboundedReceiver<cancel::CancelRequest>, mpsc::UnboundedReceiver<crew::Job>),
     mut closing: watch::Receiver<Closing>,
 ) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -23,7 +23,7 @@ use crate::session::Session;
 use crate::session_settings::SessionSettings;
 use crate::settings::within;
 use crate::stream::{Connection, Stream};
-use crate::worker::{Activity, CancelRequest, ClientEntry, Counted, Reported, Worker, access_of};
+use crate::worker::{Activity, ClientEntry, Counted, Reported, Worker, access_of};
 
 /// The longest startup packet that PostgreSQL takes (`MAX_STARTUP_PACKET_LENGTH`).
 const MOST_STARTUP_BYTES: usize = 10_000;
@@ -166,8 +166,8 @@ async fn begin(
 ) -> Result<Begun, LoginError> {
     let parameters = match startup(packet) {
         Ok(Startup::Startup { minor, parameters }) => (minor, parameters),
-        Ok(Startup::Cancel { pid, secret }) => {
-            crate::cancel::route(worker, CancelRequest { pid, secret: secret.to_vec() });
+        Ok(Startup::Cancel { pid, secret, is_forwarded }) => {
+            crate::cancel::route(worker, pid, secret, is_forwarded).await;
             return Err(LoginError::Gone);
         }
         Ok(_) => return Err(LoginError::Gone),

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
+use crate::cancel::CancelRequest;
 use crate::closing::Closing;
 use crate::crew::Crew;
 use crate::dial::Credentials;
@@ -50,13 +51,6 @@ pub(crate) struct Shared {
     pub(crate) quotas: Arc<Quotas>,
     /// Where an administrator says that the proxy is to end.
     pub(crate) end: tokio::sync::mpsc::UnboundedSender<Closing>,
-}
-
-/// What a client sends to have its statement cancelled.
-#[derive(Debug)]
-pub(crate) struct CancelRequest {
-    pub(crate) pid: i32,
-    pub(crate) secret: Vec<u8>,
 }
 
 /// How much is read at once. All sessions of a thread read into the same buffer.

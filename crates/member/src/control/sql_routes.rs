@@ -10,6 +10,7 @@
 //!   replicated log, or, leading it, of a majority: a member that is heard by nobody does not learn that the epoch has ended.
 //!   It is nothing where no majority of the voters is heard at all.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -135,6 +136,7 @@ impl Known {
                 .filter(|row| row.kind == Kind::Data)
                 .filter_map(|row| row.http)
                 .collect(),
+            proxies: status.members.iter().filter_map(|row| self.proxy(row)).collect(),
             reason,
         };
         routes.version = version(&routes);
@@ -209,6 +211,13 @@ impl Known {
         row.role == Role::Standby && !row.maintenance && !row.leaving && row.epoch == Some(self.status.epoch)
     }
 
+    /// Not the one that asks: that is on this machine, if it asks from it.
+    fn proxy(&self, row: &MemberStatus) -> Option<SocketAddr> {
+        let is_own = self.is_here && row.name == self.status.member;
+        let proxy = row.sql_proxy.as_ref().filter(|_| !is_own)?;
+        proxy.pid.and(proxy.address.or(proxy.address_readonly))
+    }
+
     fn route(&self, row: &MemberStatus) -> Option<Route> {
         let postgres = row.postgres.as_ref()?;
         let address = postgres.address?;
@@ -229,7 +238,7 @@ impl Known {
 fn version(routes: &Routes) -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
-    (&routes.cluster, routes.epoch, &routes.reason, &routes.apis).hash(&mut hasher);
+    (&routes.cluster, routes.epoch, &routes.reason, &routes.apis, &routes.proxies).hash(&mut hasher);
     for (place, route) in
         routes.primary.iter().map(|route| (0, route)).chain(routes.standbys.iter().map(|route| (1, route)))
     {

@@ -67,3 +67,33 @@ fn a_late_cancel_hits_nobody_else() {
         assert_eq!(code(outcome(&two.until_ready())), "-");
     }
 }
+
+/// A balancer in front of the proxies does not know which of them has the client.
+#[test]
+fn a_request_finds_the_proxy_that_has_the_client() {
+    let proxy = Proxy::with(Postgres::shared(), Settings { workers: 2, default_pool_size: 4, ..settings() });
+    let other = Proxy::with(Postgres::shared(), settings());
+    let another = Proxy::with(Postgres::shared(), settings());
+    let ports = [proxy.port, other.port, another.port];
+    let addresses = ports.map(|port| std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, port)));
+    for (place, teller) in [&proxy, &other, &another].into_iter().enumerate() {
+        let others = addresses.iter().enumerate().filter(|(index, _)| *index != place);
+        teller.member.tell(|routes| routes.proxies = others.map(|(_, address)| *address).collect());
+    }
+    let mut client = sleeping(&proxy);
+    let key = client.key.clone();
+    // Until the other proxy has heard of it.
+    let ended = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                cancel(&other, key.clone());
+            }
+        });
+        assert_eq!(code(outcome(&client.until_ready())), "57014");
+        ended.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    // One that fits nobody is answered all the same, and goes round no further.
+    cancel(&other, (key.0, vec![1, 2, 3, 4]));
+    assert_eq!(client.one("SELECT 1"), "1");
+}

@@ -49,6 +49,7 @@ impl Member {
             lease_ms: 60_000,
             standbys: Vec::new(),
             apis: Vec::new(),
+            proxies: Vec::new(),
             reason: String::new(),
         };
         let state = State { routes, is_silent: false, has_roles: true, is_ending: false };

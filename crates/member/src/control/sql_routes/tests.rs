@@ -146,3 +146,21 @@ fn the_version_ignores_times_and_lags_alone() {
     }
     assert!(version < 1 << 53);
 }
+
+#[test]
+fn the_other_proxies_that_run_are_told() {
+    let with_proxies = |me: &str| {
+        with(me, |status| {
+            for (member, pid) in [(0, Some(1)), (1, None), (2, Some(3))] {
+                let address = format!("10.0.0.{}:6432", member + 1);
+                status["members"][member]["sql_proxy"] = json!({ "pid": pid, "address": address });
+            }
+        })
+    };
+    let mut known = with_proxies("m1");
+    assert_eq!(known.routes().proxies, ["10.0.0.3:6432".parse().unwrap()], "its own is no other");
+    let version = known.routes().version;
+    known.is_here = false;
+    assert_eq!(known.routes().proxies.len(), 2, "one on an application's machine asks all");
+    assert_ne!(known.routes().version, version);
+}
