@@ -14,6 +14,7 @@
 
 mod facts;
 mod files;
+mod shown;
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
@@ -32,6 +33,7 @@ pub use facts::{CertificateFacts, FactsError, Purpose, Renewal, Wanted, needs_re
 pub use files::{
     WriteError, replace_certificate, replace_pair, settle_pair, write_certificate, write_private_key,
 };
+pub use shown::{common_name, server_end_point};
 
 use crate::fingerprint::KeyFingerprint;
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::console;
 use crate::pool::PoolKey;
 
-/// One line: `hostssl DATABASE USER ADDRESS METHOD`.
+/// One line: `hostssl DATABASE USER ADDRESS METHOD [clientcert=…]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct HbaRule {
@@ -21,6 +21,17 @@ pub struct HbaRule {
     network: Network,
     /// Else the client is refused.
     admits: bool,
+    certificate: ClientCert,
+}
+
+/// Which certificate a client must show beside its password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ClientCert {
+    Unneeded,
+    /// Any of the CA's.
+    VerifyCa,
+    /// One whose common name is the role's.
+    VerifyFull,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,9 +55,14 @@ impl FromStr for HbaRule {
         const FORM: &str =
             "write for example \"hostssl app app 10.0.0.0/24 scram-sha-256\" or \"host all all all reject\"";
         let words: Vec<&str> = line.split_ascii_whitespace().collect();
-        let [kind, databases, users, address, method] = words[..] else {
-            return Err(format!("{line:?} has {} words, not 5; {FORM}", words.len()));
+        let (words, option) = match words[..] {
+            [kind, databases, users, address, method] => ([kind, databases, users, address, method], None),
+            [kind, databases, users, address, method, option] => {
+                ([kind, databases, users, address, method], Some(option))
+            }
+            _ => return Err(format!("{line:?} has {} words, not 5 or 6; {FORM}", words.len())),
         };
+        let [kind, databases, users, address, method] = words;
         let encryption = match kind {
             "host" => Encryption::Any,
             "hostssl" => Encryption::Needed,
@@ -62,14 +78,34 @@ impl FromStr for HbaRule {
             "reject" => false,
             _ => {
                 return Err(format!(
-                    "{line:?} ends in {method:?}; the SQL proxy has scram-sha-256 and reject; {FORM}"
+                    "{line:?} has the method {method:?}; the SQL proxy has scram-sha-256 and reject, and a certificate beside a password by clientcert=verify-full; {FORM}"
                 ));
             }
         };
+        let certificate = match option {
+            None => ClientCert::Unneeded,
+            Some("clientcert=verify-ca") => ClientCert::VerifyCa,
+            Some("clientcert=verify-full") => ClientCert::VerifyFull,
+            Some(option) => {
+                return Err(format!(
+                    "{option:?} in {line:?} is neither clientcert=verify-ca nor clientcert=verify-full"
+                ));
+            }
+        };
+        if certificate != ClientCert::Unneeded && (encryption != Encryption::Needed || !admits) {
+            return Err(format!("{line:?} asks for a certificate; only hostssl with scram-sha-256 can"));
+        }
         let network = network(address).ok_or_else(|| {
             format!("{address:?} in {line:?} is no network; write for example \"10.0.0.0/24\", \"::1/128\" or \"all\"")
         })?;
-        Ok(HbaRule { encryption, databases: names(databases), users: names(users), network, admits })
+        Ok(HbaRule {
+            encryption,
+            databases: names(databases),
+            users: names(users),
+            network,
+            admits,
+            certificate,
+        })
     }
 }
 
@@ -117,7 +153,12 @@ impl fmt::Display for HbaRule {
             Encryption::Absent => "hostnossl",
         };
         let method = if self.admits { "scram-sha-256" } else { "reject" };
-        write!(f, "{kind} {} {} {} {method}", self.databases, self.users, self.network)
+        let option = match self.certificate {
+            ClientCert::Unneeded => "",
+            ClientCert::VerifyCa => " clientcert=verify-ca",
+            ClientCert::VerifyFull => " clientcert=verify-full",
+        };
+        write!(f, "{kind} {} {} {} {method}{option}", self.databases, self.users, self.network)
     }
 }
 
@@ -167,8 +208,20 @@ impl Network {
     }
 }
 
-/// Whether a client may come in. Without any rules everybody may, with a password.
-pub(crate) fn admits(rules: &[HbaRule], key: &PoolKey, address: Option<IpAddr>, is_encrypted: bool) -> bool {
+impl HbaRule {
+    /// Whether a client needs a certificate by it.
+    pub fn asks_for_certificate(&self) -> bool {
+        self.certificate != ClientCert::Unneeded
+    }
+}
+
+/// What a client must show beside its password; `None`: it may not come in. Without any rules everybody may, with a password.
+pub(crate) fn demands(
+    rules: &[HbaRule],
+    key: &PoolKey,
+    address: Option<IpAddr>,
+    is_encrypted: bool,
+) -> Option<ClientCert> {
     // The console has two names; a rule about either is one about both.
     let names =
         if console::is_console(&key.database) { console::NAMES.to_vec() } else { vec![&*key.database] };
@@ -183,7 +236,10 @@ pub(crate) fn admits(rules: &[HbaRule], key: &PoolKey, address: Option<IpAddr>, 
             && rule.users.have(&key.user)
             && address.map_or(rule.network.0.is_none(), |address| rule.network.has(address))
     };
-    rules.is_empty() || rules.iter().find(fits).is_some_and(|rule| rule.admits)
+    if rules.is_empty() {
+        return Some(ClientCert::Unneeded);
+    }
+    rules.iter().find(fits).filter(|rule| rule.admits).map(|rule| rule.certificate)
 }
 
 #[cfg(test)]
@@ -194,7 +250,7 @@ mod tests {
     fn admitted(rules: &[&str], database: &str, user: &str, address: &str, is_encrypted: bool) -> bool {
         let rules: Vec<HbaRule> = rules.iter().map(|rule| rule.parse().unwrap()).collect();
         let key = PoolKey { database: database.into(), user: user.into(), access: Access::ReadWrite };
-        admits(&rules, &key, Some(address.parse().unwrap()), is_encrypted)
+        demands(&rules, &key, Some(address.parse().unwrap()), is_encrypted).is_some()
     }
 
     #[test]
@@ -234,14 +290,23 @@ mod tests {
     #[test]
     fn what_is_no_rule_is_told_with_an_example() {
         for (line, why) in [
-            ("host all all 10.0.0.0/8", "has 4 words, not 5"),
+            ("host all all 10.0.0.0/8", "has 4 words, not 5 or 6"),
             ("local all all all scram-sha-256", "none of host, hostssl and hostnossl"),
             ("host all all 10.0.0.0/33 reject", "is no network"),
             ("host all all example.org reject", "is no network"),
             ("host all all all trust", "has scram-sha-256 and reject"),
+            ("hostssl all all all cert", "clientcert=verify-full"),
         ] {
             let said = line.parse::<HbaRule>().unwrap_err();
             assert!(said.contains(why) && said.contains("for example"), "{said}");
+        }
+        for (line, why) in [
+            ("host all all all scram-sha-256 clientcert=verify-full", "only hostssl with"),
+            ("hostssl all all all reject clientcert=verify-ca", "only hostssl with"),
+            ("hostssl all all all scram-sha-256 map=x", "neither clientcert=verify-ca nor"),
+        ] {
+            let said = line.parse::<HbaRule>().unwrap_err();
+            assert!(said.contains(why), "{said}");
         }
     }
 
@@ -251,6 +316,8 @@ mod tests {
             "hostssl app,shop all 10.1.0.0/16 scram-sha-256",
             "host \"all\" b ::1/128 reject",
             "hostnossl all all all reject",
+            "hostssl all all all scram-sha-256 clientcert=verify-ca",
+            "hostssl app app ::/0 scram-sha-256 clientcert=verify-full",
         ] {
             assert_eq!(line.parse::<HbaRule>().unwrap().to_string(), line);
         }

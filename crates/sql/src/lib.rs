@@ -64,7 +64,7 @@ use tracing::{info, warn};
 
 use closing::Closing;
 use crew::Crew;
-use encryption::Certificate;
+use encryption::Encryption;
 use feed::Feed;
 use pool::Access;
 use worker::{Shared, Worker};
@@ -130,7 +130,7 @@ pub fn run_until(
 ) -> Result<(), RunError> {
     let workers = settings.worker_threads();
     let listeners = (0..workers).map(|_| Listeners::bind(settings)).collect::<Result<Vec<_>, _>>()?;
-    let certificate = certificate(paths)?;
+    let encryption = encryption(paths, settings)?;
     let (say_routes, told) = watch::channel(None);
     let (say_roles, roles) = watch::channel(None);
     let (say_closing, closing) = watch::channel(Closing::No);
@@ -143,11 +143,7 @@ pub fn run_until(
         roles,
         ask_roles: Arc::default(),
         clients: Arc::new(AtomicUsize::new(0)),
-        client_tls: certificate
-            .as_ref()
-            .map(encryption::acceptor)
-            .transpose()
-            .map_err(|error| RunError::Begin(io::Error::other(error)))?,
+        client_tls: encryption.clone(),
         server_tls: authority(paths)?,
         secret: random::bytes(),
         cancels: Arc::new(cancels),
@@ -177,7 +173,7 @@ pub fn run_until(
                 feed.routes(say_routes),
                 feed.roles(say_roles, ask_roles),
                 operator::serve(operator, of_all.clone()),
-                renew(certificate),
+                renew(encryption),
                 reload_on_hangup(&of_all)
             )
         };
@@ -196,12 +192,18 @@ pub fn run_until(
 }
 
 /// PostgreSQL's own certificate; without one, clients are not encrypted.
-fn certificate(paths: &Paths) -> Result<Option<Arc<Certificate>>, RunError> {
+fn encryption(paths: &Paths, settings: &Settings) -> Result<Option<Arc<Encryption>>, RunError> {
     if !paths.certificate.exists() {
         return Ok(None);
     }
     let failed = |source| RunError::Certificate { path: paths.certificate.display().to_string(), source };
-    Certificate::read(&paths.certificate, &paths.key).map(Some).map_err(failed)
+    let encryption = Encryption::read(&paths.certificate, &paths.key).map_err(failed)?;
+    encryption.set_clients(settings.client_tls_ca_file.as_deref());
+    // Those who need no certificate are served without it; it is looked for again.
+    if let Err(error) = encryption.renew() {
+        warn!(%error, "no client can show a certificate");
+    }
+    Ok(Some(encryption))
 }
 
 fn authority(paths: &Paths) -> Result<Option<Arc<rustls::ClientConfig>>, RunError> {
@@ -222,13 +224,13 @@ async fn reload_on_hangup(shared: &Shared) {
     }
 }
 
-/// Looks for a new certificate, for ever.
-async fn renew(certificate: Option<Arc<Certificate>>) {
+/// Looks for new certificates, for ever.
+async fn renew(encryption: Option<Arc<Encryption>>) {
     loop {
         tokio::time::sleep(CERTIFICATE_INTERVAL).await;
-        match certificate.as_ref().map(|certificate| certificate.renew()) {
-            Some(Ok(true)) => info!("a new certificate is shown to clients"),
-            Some(Err(error)) => warn!(%error, "the new certificate cannot be read; the old one is shown on"),
+        match encryption.as_ref().map(|encryption| encryption.renew()) {
+            Some(Ok(true)) => info!("new certificates are used for clients"),
+            Some(Err(error)) => warn!(%error, "new certificates cannot be read; the old ones are used on"),
             _ => {}
         }
     }

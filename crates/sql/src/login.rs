@@ -13,7 +13,7 @@ use mainstay_pgwire::scram::{Mechanism, ServerExchange, Verifier};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::hba;
+use crate::hba::{self, ClientCert};
 use crate::options;
 use crate::pool::{Access, Pool, PoolKey};
 use crate::quota::{Permit, Scope};
@@ -89,27 +89,37 @@ struct Begun {
 }
 
 async fn log_in(worker: &Rc<Worker>, stream: TcpStream, access: Access, has_room: bool) -> Option<Session> {
-    let (mut connection, packet) = first_packet(worker, stream).await.ok()?;
-    match begin(worker, &mut connection, &packet, access, has_room).await {
+    let mut arrived = first_packet(worker, stream).await.ok()?;
+    match begin(worker, &mut arrived, access, has_room).await {
         Ok(begun) => {
             let Begun { entry, base, dedicated, is_console } = begun;
-            Some(Session::new(Rc::clone(worker), connection, entry, base, dedicated, is_console))
+            Some(Session::new(Rc::clone(worker), arrived.connection, entry, base, dedicated, is_console))
         }
         Err(LoginError::Gone) => None,
         Err(LoginError::Told(mut report)) => {
             report.severity = Severity::Fatal;
             let mut message = Vec::new();
             report.push(&mut message);
-            connection.queue(&message);
-            let _ = connection.flush().await;
+            arrived.connection.queue(&message);
+            let _ = arrived.connection.flush().await;
             None
         }
     }
 }
 
-/// Answers requests for encryption; returns the startup packet, whole.
-async fn first_packet(worker: &Rc<Worker>, stream: TcpStream) -> io::Result<(Connection, Vec<u8>)> {
+/// A client that has said its first word.
+struct Arrived {
+    connection: Connection,
+    /// Whole.
+    packet: Vec<u8>,
+    /// What its login may be bound to: `tls-server-end-point` of the certificate that it was shown.
+    binding: Option<Vec<u8>>,
+}
+
+/// Answers requests for encryption, up to the startup packet.
+async fn first_packet(worker: &Rc<Worker>, stream: TcpStream) -> io::Result<Arrived> {
     let mut connection = Connection::new(Stream::Tcp(stream));
+    let mut binding = None;
     loop {
         let head = connection.take(4).await?;
         let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
@@ -124,24 +134,26 @@ async fn first_packet(worker: &Rc<Worker>, stream: TcpStream) -> io::Result<(Con
                 if !connection.rest.is_empty() {
                     return Err(io::ErrorKind::InvalidData.into());
                 }
-                let Some(acceptor) = &worker.shared.client_tls else {
+                let Some(encryption) = &worker.shared.client_tls else {
                     connection.queue(b"N");
                     connection.flush().await?;
                     continue;
                 };
+                let acceptor = encryption.acceptor();
                 connection.queue(b"S");
                 connection.flush().await?;
                 let Stream::Tcp(stream) = connection.stream else {
                     return Err(io::ErrorKind::InvalidData.into());
                 };
-                let stream = acceptor.accept(stream).await?;
+                let stream = acceptor.tls.accept(stream).await?;
+                binding.clone_from(&acceptor.binding);
                 connection = Connection::new(Stream::Accepted(Box::new(stream)));
             }
             Ok(Startup::Ssl | Startup::GssEnc) => {
                 connection.queue(b"N");
                 connection.flush().await?;
             }
-            _ => return Ok((connection, packet)),
+            _ => return Ok(Arrived { connection, packet, binding }),
         }
     }
 }
@@ -150,20 +162,28 @@ async fn first_packet(worker: &Rc<Worker>, stream: TcpStream) -> io::Result<(Con
 fn admitted(worker: &Worker, connection: &Connection, greeting: &Greeting) -> Result<PoolKey, Report> {
     let (database, user) = (Rc::clone(&greeting.database), Rc::clone(&greeting.user));
     let key = PoolKey { database, user, access: greeting.access };
-    let (address, is_encrypted) = (connection.stream.peer(), connection.stream.is_encrypted());
-    if hba::admits(&worker.settings().hba, &key, address, is_encrypted) {
-        return Ok(key);
+    let stream = &connection.stream;
+    let (address, is_encrypted) = (stream.peer(), stream.is_encrypted());
+    match hba::demands(&worker.settings().hba, &key, address, is_encrypted) {
+        None => Err(refusal::not_admitted(&key, address, is_encrypted)),
+        Some(ClientCert::Unneeded) => Ok(key),
+        Some(demanded) => match stream.client_name() {
+            None => Err(refusal::no_client_certificate()),
+            Some(name) if demanded == ClientCert::VerifyFull && name != *key.user => {
+                Err(refusal::other_client_certificate(&name, &key.user))
+            }
+            Some(_) => Ok(key),
+        },
     }
-    Err(refusal::not_admitted(&key, address, is_encrypted))
 }
 
 async fn begin(
     worker: &Rc<Worker>,
-    connection: &mut Connection,
-    packet: &[u8],
+    arrived: &mut Arrived,
     access: Access,
     has_room: bool,
 ) -> Result<Begun, LoginError> {
+    let Arrived { connection, packet, binding } = arrived;
     let parameters = match startup(packet) {
         Ok(Startup::Startup { minor, parameters }) => (minor, parameters),
         Ok(Startup::Cancel { pid, secret, is_forwarded }) => {
@@ -181,7 +201,7 @@ async fn begin(
     }
     let greeting = Greeting::read(u32::from(parameters.0), &parameters.1, access)?;
     let key = admitted(worker, connection, &greeting)?;
-    authenticate(worker, connection, &greeting).await?;
+    authenticate(worker, connection, &greeting, binding.as_deref()).await?;
     let is_console = crate::console::is_console(&greeting.database);
     if is_console {
         crate::console::admit(worker, &greeting.user)?;
@@ -294,10 +314,13 @@ async fn authenticate(
     worker: &Rc<Worker>,
     connection: &mut Connection,
     greeting: &Greeting,
+    binding: Option<&[u8]>,
 ) -> Result<(), LoginError> {
     let (text, verifier) = verifier_of(worker, &greeting.user).await?;
     let mut message = Vec::new();
-    backend::push_sasl(&mut message, &[Mechanism::ScramSha256.name()]);
+    let plus = binding.map(|_| Mechanism::ScramSha256Plus.name());
+    let offered: Vec<&str> = plus.into_iter().chain([Mechanism::ScramSha256.name()]).collect();
+    backend::push_sasl(&mut message, &offered);
     connection.queue(&message);
     connection.flush().await?;
     let (kind, body) = next_message_of(connection, MOST_ANSWER_BYTES).await?;
@@ -311,7 +334,12 @@ async fn authenticate(
     };
     let mechanism = Mechanism::parse(name)
         .ok_or_else(|| refusal::protocol_violation(format!("SASL mechanism {name:?} was not offered")))?;
-    let mut exchange = ServerExchange::new(verifier.clone(), mechanism, None, &crate::random::nonce());
+    let mut exchange = ServerExchange::new(
+        verifier.clone(),
+        mechanism,
+        binding.map(<[u8]>::to_vec),
+        &crate::random::nonce(),
+    );
     let first = exchange.client_first(data).map_err(told)?;
     let mut message = Vec::new();
     backend::push_sasl_data(&mut message, &first, false);

@@ -132,6 +132,12 @@ async fn take(shared: &Shared, mut new: Settings) -> Answer {
     };
     let (changed, restart) = old.changes(&new);
     (new.listen, new.listen_readonly, new.workers) = (old.listen, old.listen_readonly, old.workers);
+    if let Some(encryption) = &shared.client_tls {
+        encryption.set_clients(new.client_tls_ca_file.as_deref());
+        if let Err(error) = encryption.renew() {
+            return Answer::Failed(format!("{error}; the settings are as they were"));
+        }
+    }
     let new = Arc::new(new);
     shared.crew.ask(move |worker| worker.take_settings(&new)).await;
     if !changed.is_empty() || !restart.is_empty() {

@@ -80,6 +80,19 @@ pub(crate) fn not_admitted(key: &PoolKey, address: Option<IpAddr>, is_encrypted:
     Report::fatal("28000", text).hint("See hba in [sql_proxy]: the first rule that fits decides.")
 }
 
+/// A rule asks for a certificate: before the password, in the words of PostgreSQL.
+pub(crate) fn no_client_certificate() -> Report {
+    Report::fatal("28000", "connection requires a valid client certificate").hint(
+        "Give the client a certificate of the CA in client_tls_ca_file (sslcert and sslkey); a rule of hba in [sql_proxy] asks for it.",
+    )
+}
+
+pub(crate) fn other_client_certificate(name: &str, user: &str) -> Report {
+    Report::fatal("28000", format!("certificate authentication failed for user \"{user}\""))
+        .detail(format!("The certificate's common name is \"{name}\"."))
+        .hint("A rule of hba in [sql_proxy] says clientcert=verify-full: the common name must be the role's.")
+}
+
 /// The client's session held something that cannot be had on another server.
 pub(crate) fn session_lost(what: &str) -> Report {
     Report::fatal("57P01", "the session ended with its server, because it cannot be restored on another one")

@@ -66,6 +66,9 @@ pub struct Settings {
     pub log_min_duration: Option<Duration>,
     /// Threads that serve clients; 0: see [`Settings::worker_threads`].
     pub workers: u32,
+    /// The CA that clients' certificates are held to, PEM; `None`: clients are not asked for any.
+    #[serde(default)]
+    pub client_tls_ca_file: Option<PathBuf>,
     /// Who may come from where; the first that fits decides. None: everybody with a password.
     pub hba: Vec<HbaRule>,
     /// What is otherwise for a database, by its name; with `@ro` for its readers alone.
@@ -140,6 +143,7 @@ impl Default for Settings {
             query_timeout: Duration::ZERO,
             log_min_duration: None,
             workers: 0,
+            client_tls_ca_file: None,
             hba: Vec::new(),
             databases: BTreeMap::new(),
             users: BTreeMap::new(),
@@ -167,6 +171,7 @@ impl Settings {
             let whole = duration.as_secs();
             if duration.subsec_millis() == 0 { whole.to_string() } else { duration.as_secs_f64().to_string() }
         };
+        let authority = self.client_tls_ca_file.as_ref();
         let readonly = self.listen_readonly.map_or_else(String::new, |address| address.to_string());
         vec![
             ("listen", self.listen.to_string()),
@@ -197,6 +202,7 @@ impl Settings {
                 self.log_min_duration.map_or_else(|| "-1".to_owned(), |limit| limit.as_millis().to_string()),
             ),
             ("workers", self.worker_threads().to_string()),
+            ("client_tls_ca_file", authority.map_or_else(String::new, |path| path.display().to_string())),
         ]
     }
 

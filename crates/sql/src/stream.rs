@@ -77,6 +77,13 @@ impl Stream {
         address.ok().map(|address| address.ip())
     }
 
+    /// The common name of the certificate that the client has shown and that was verified; empty if it has none.
+    pub(crate) fn client_name(&self) -> Option<String> {
+        let Stream::Accepted(stream) = self else { return None };
+        let certificate = stream.get_ref().1.peer_certificates()?.first()?;
+        Some(mainstay_net::pki::common_name(certificate).unwrap_or_default())
+    }
+
     pub(crate) fn is_encrypted(&self) -> bool {
         matches!(self, Stream::Accepted(_) | Stream::Dialled(_))
     }

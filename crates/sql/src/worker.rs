@@ -12,12 +12,12 @@ use mainstay_pgwire::scram::{ClientKey, Verifier};
 use rustls::ClientConfig;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_rustls::TlsAcceptor;
 
 use crate::cancel::CancelRequest;
 use crate::closing::Closing;
 use crate::crew::Crew;
 use crate::dial::Credentials;
+use crate::encryption::Encryption;
 use crate::halts::Halts;
 use crate::pool::{Access, Pool, PoolKey};
 use crate::quota::Quotas;
@@ -41,7 +41,7 @@ pub(crate) struct Shared {
     /// Asks for the roles anew: somebody came whom nobody knows yet.
     pub(crate) ask_roles: Arc<tokio::sync::Notify>,
     pub(crate) clients: Arc<AtomicUsize>,
-    pub(crate) client_tls: Option<TlsAcceptor>,
+    pub(crate) client_tls: Option<Arc<Encryption>>,
     pub(crate) server_tls: Option<Arc<ClientConfig>>,
     /// Makes stand-ins of verifiers for users that do not exist.
     pub(crate) secret: [u8; 32],

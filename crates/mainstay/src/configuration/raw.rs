@@ -1,6 +1,7 @@
 //! The file as it is written: every value with the place that it stands at.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::Deserialize;
 use toml::Spanned;
@@ -115,6 +116,7 @@ pub(super) struct SqlProxy {
     pub(super) max_db_client_connections: Option<Spanned<i64>>,
     pub(super) max_user_client_connections: Option<Spanned<i64>>,
     pub(super) workers: Option<Spanned<i64>>,
+    pub(super) client_tls_ca_file: Option<Spanned<PathBuf>>,
     #[serde(default)]
     pub(super) hba: Vec<Spanned<String>>,
     #[serde(default)]

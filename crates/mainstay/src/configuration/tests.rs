@@ -219,6 +219,14 @@ fn a_mistake_in_the_proxys_table_is_named_with_its_line() {
             "mainstay.toml:19: min_pool_size is more than the pool may have",
         ),
         ("[sql_proxy.users.app]\npool_mode = \"fast\"", "mainstay.toml:18: pool_mode \"fast\" is none of"),
+        (
+            "client_tls_ca_file = \"ca.crt\"",
+            "mainstay.toml:17: client_tls_ca_file \"ca.crt\" is no absolute path",
+        ),
+        (
+            "hba = [\"hostssl all all all scram-sha-256 clientcert=verify-ca\"]",
+            "mainstay.toml:17: this rule asks clients for a certificate; name the CA of theirs",
+        ),
         ("server_lifetime = \"1000h\"", "server_lifetime \"1000h\" is longer than 30 days"),
     ] {
         let error = proxy(&directory, table).expect_err(expected);

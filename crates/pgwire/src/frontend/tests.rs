@@ -31,7 +31,10 @@ fn a_cancel_request_has_a_process_and_a_secret() {
     let cancel = packet(80_877_102, &[0xff, 0xff, 0xff, 0xfe, 1, 2, 3, 4]);
     assert_eq!(startup(&cancel), Ok(Startup::Cancel { pid: -2, secret: &[1, 2, 3, 4], is_forwarded: false }));
     let long = packet(80_877_102, &[7; 260]);
-    assert_eq!(startup(&long), Ok(Startup::Cancel { pid: 0x0707_0707, secret: &[7; 256], is_forwarded: false }));
+    assert_eq!(
+        startup(&long),
+        Ok(Startup::Cancel { pid: 0x0707_0707, secret: &[7; 256], is_forwarded: false })
+    );
     for is_forwarded in [false, true] {
         let written = cancel_request(-7, &[1, 2, 3, 4, 5], is_forwarded);
         assert_eq!(

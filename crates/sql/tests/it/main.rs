@@ -2,6 +2,7 @@
 
 mod astray;
 mod cancelling;
+mod certificates;
 mod closing;
 mod console;
 mod copying;

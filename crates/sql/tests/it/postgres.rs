@@ -16,7 +16,7 @@ use nix::unistd::{Pid, User, chown, geteuid};
 use crate::wire::Wire;
 
 pub(crate) const LONG: Duration = Duration::from_secs(30);
-const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
+pub(crate) const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
 
 /// Waits for a condition, and fails if it does not come true.
 pub(crate) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {

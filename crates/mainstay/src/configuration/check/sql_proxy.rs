@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use mainstay_member::configuration::MemberRow;
@@ -79,15 +80,37 @@ fn too_small(span: std::ops::Range<usize>) -> super::Problem {
     super::Problem { span: Some(span), message }
 }
 
-fn rule(line: &Spanned<String>) -> Checked<HbaRule> {
-    line.get_ref().parse().map_err(|why| at(line, why))
+fn rule(line: &Spanned<String>, has_authority: bool) -> Checked<HbaRule> {
+    let rule: HbaRule = line.get_ref().parse().map_err(|why| at(line, why))?;
+    if rule.asks_for_certificate() && !has_authority {
+        let message = "this rule asks clients for a certificate; name the CA of theirs by client_tls_ca_file";
+        return Err(at(line, message.to_owned()));
+    }
+    Ok(rule)
+}
+
+/// The proxy reads it as PostgreSQL's user, from wherever it was started.
+fn authority(value: &Spanned<PathBuf>) -> Checked<PathBuf> {
+    let path = value.get_ref();
+    if !path.is_absolute() {
+        return Err(at(
+            value,
+            format!("client_tls_ca_file {path:?} is no absolute path; begin it with \"/\""),
+        ));
+    }
+    Ok(path.clone())
 }
 
 fn of_table(raw: &raw::SqlProxy, default: Settings) -> Checked<Settings> {
     Ok(Settings {
         pool_mode: pool_mode(raw.pool_mode.as_ref())?.unwrap_or_default(),
         log_min_duration: time("log_min_duration", raw.log_min_duration.as_ref())?,
-        hba: raw.hba.iter().map(rule).collect::<Checked<_>>()?,
+        client_tls_ca_file: raw.client_tls_ca_file.as_ref().map(authority).transpose()?,
+        hba: raw
+            .hba
+            .iter()
+            .map(|line| rule(line, raw.client_tls_ca_file.is_some()))
+            .collect::<Checked<_>>()?,
         databases: each(&raw.databases, database)?,
         users: each(&raw.users, user)?,
         ..with_times(raw, with_numbers(raw, default)?)?

@@ -13,7 +13,8 @@ pub(super) enum Fate {
     Gone(&'static str, &'static str),
 }
 
-const NOTHING: &str = "Nothing is to be done.";
+pub(super) const NOTHING: &str = "Nothing is to be done.";
+pub(super) const PEERS: &str = "a cancel finds the member's proxy that has its client by itself.";
 const MOST: u32 = 1_000_000;
 
 /// What becomes of it; `None`: PgBouncer has no such setting.
@@ -43,7 +44,7 @@ fn limit(name: &str) -> Option<Fate> {
         | "idle_transaction_timeout"
         | "transaction_timeout" => Fate::Time,
         "listen_addr" | "listen_port" | "pool_mode" | "server_lifetime" | "auth_type" | "auth_file"
-        | "client_tls_sslmode" | "server_reset_query" => Fate::Special,
+        | "client_tls_sslmode" | "client_tls_ca_file" | "server_reset_query" => Fate::Special,
         "server_login_retry" => Fate::Gone(
             "the proxy is told by its member when there is a new primary, and a pause after a failed login would only make a failover longer.",
             NOTHING,
@@ -82,10 +83,6 @@ fn access(name: &str) -> Option<Fate> {
         "client_tls_key_file" | "client_tls_cert_file" => Fate::Gone(
             "clients are shown PostgreSQL's own certificate, which Mainstay renews.",
             "Name another one by `server_certificate` and `server_key` of [tls].",
-        ),
-        "client_tls_ca_file" => Fate::Gone(
-            "client certificates are not looked at.",
-            "Give those roles SCRAM passwords in PostgreSQL.",
         ),
         "client_tls_protocols"
         | "client_tls_ciphers"
@@ -148,10 +145,7 @@ fn machinery(name: &str) -> Option<Fate> {
             "Revoke what a role must not do in PostgreSQL.",
         ),
         "query_wait_notify" => Fate::Gone("clients that wait are shown by SHOW POOLS only.", NOTHING),
-        "peer_id" => Fate::Gone(
-            "a cancel is taken by the proxy that its connection leads through.",
-            "Let a cancel go to the host of its connection, as libpq and all drivers do.",
-        ),
+        "peer_id" => Fate::Gone(PEERS, NOTHING),
         "so_reuseport" => Fate::Gone(
             "one proxy uses several threads.",
             "Set `workers` if half of the processors is not right.",
@@ -180,28 +174,26 @@ pub(super) fn auth_type(value: &str) -> Option<(&'static str, &'static str)> {
             "Set password_encryption = 'scram-sha-256' in PostgreSQL and give those roles their passwords again (\\password in psql).",
         )),
         "trust" | "any" => Some(("everybody is asked for a password.", PASSWORDS)),
-        "cert" | "peer" => {
-            Some(("client certificates and the client's user on the machine are not looked at.", PASSWORDS))
-        }
+        "cert" => Some((
+            "a certificate stands beside a password, not for one: the proxy logs in to PostgreSQL with what the password proves.",
+            PASSWORDS,
+        )),
+        "peer" => Some(("the client's user on the machine is not looked at.", PASSWORDS)),
         "hba" => Some((
-            "everybody is asked for a SCRAM password, from every address.",
-            "Let the firewall decide who reaches the port.",
+            "the file of rules is not read.",
+            "Write its lines into `hba` of [sql_proxy], each with scram-sha-256 or reject.",
         )),
         _ => Some(("clients are authenticated by PostgreSQL's SCRAM passwords.", PASSWORDS)),
     }
 }
 
-/// What stands in for a demand on clients' encryption; `None`: TLS is there for those who ask for it.
-pub(super) fn client_tls(value: &str) -> Option<(&'static str, &'static str)> {
-    match value {
-        "disable" | "allow" | "prefer" => None,
-        "require" => Some((
-            "clients that ask for TLS get it, and it cannot be demanded from the others.",
-            "Set sslmode=require or better at the clients.",
-        )),
-        _ => Some((
-            "client certificates are not looked at.",
-            "Give those roles SCRAM passwords, and set sslmode=verify-full at the clients.",
-        )),
-    }
+/// The rule that asks the same of clients' encryption; `None`: TLS is there for those who ask for it, and no more is asked.
+pub(super) fn client_tls(mode: &str, is_named: bool) -> Option<String> {
+    let option = match mode {
+        "require" => "",
+        "verify-ca" | "verify-full" if is_named => " clientcert=verify-full",
+        "verify-ca" | "verify-full" => " clientcert=verify-ca",
+        _ => return None,
+    };
+    Some(format!("hostssl all all all scram-sha-256{option}"))
 }

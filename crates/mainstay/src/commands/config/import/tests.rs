@@ -92,7 +92,7 @@ fn what_has_no_counterpart_is_said_with_its_line() {
     let (table, notes) = table(
         "notes",
         "[pgbouncer]\nauth_type = md5\nauth_query = SELECT 1\nserver_login_retry = 1\nserver_lifetime = 0\n\
-         tcp_keepalive = 1\napplication_name_add_host = 1\nfantasy = 1\nclient_tls_sslmode = require\n\
+         tcp_keepalive = 1\napplication_name_add_host = 1\nfantasy = 1\nclient_tls_sslmode = prefer\n\
          server_reset_query = SELECT f()\nlisten_addr = 10.0.0.1, 10.0.0.2\ndefault_pool_size = 0\n\
          [databases]\nold = dbname=new user=app password=hunter2\n",
     );
@@ -106,7 +106,6 @@ fn what_has_no_counterpart_is_said_with_its_line() {
         "6: tcp_keepalive = 1",
         "7: application_name_add_host = 1",
         "8: fantasy = 1",
-        "9: client_tls_sslmode = require",
         "10: server_reset_query = SELECT f()",
         "12: default_pool_size = 0",
         "14: old: dbname=new",
@@ -114,6 +113,23 @@ fn what_has_no_counterpart_is_said_with_its_line() {
         "14: old: password",
     ];
     assert_eq!(notes, expected);
+}
+
+#[test]
+fn what_is_asked_of_clients_certificates_becomes_a_rule() {
+    for (mode, auth_type, rule) in [
+        ("require", "scram-sha-256", "hba = [\"hostssl all all all scram-sha-256\"]"),
+        ("verify-ca", "md5", "hba = [\"hostssl all all all scram-sha-256 clientcert=verify-ca\"]"),
+        ("verify-full", "cert", "hba = [\"hostssl all all all scram-sha-256 clientcert=verify-full\"]"),
+    ] {
+        let ini = format!(
+            "[pgbouncer]\nauth_type = {auth_type}\nclient_tls_sslmode = {mode}\nclient_tls_ca_file = /etc/ca.crt\n"
+        );
+        let (table, _) = table(&format!("tls-{mode}"), &ini);
+        assert!(table.contains(rule) && table.contains("client_tls_ca_file = \"/etc/ca.crt\""), "{table}");
+    }
+    let (table, notes) = table("tls-hba", "[pgbouncer]\nauth_type = hba\nclient_tls_sslmode = require\n");
+    assert!(!table.contains("hba =") && notes == ["2: auth_type = hba"], "{table} {notes:?}");
 }
 
 #[test]

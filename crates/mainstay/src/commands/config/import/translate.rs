@@ -55,6 +55,13 @@ pub(super) fn translate(entries: &[Entry]) -> Result<Translation> {
     for entry in &globals {
         global(&mut found, entry)?;
     }
+    let is = |name: &str, value: &str| named(name).is_some_and(|entry| entry.value == value);
+    // With a file of rules of its own it is to be written into them.
+    if let Some(mode) = named("client_tls_sslmode").filter(|_| !is("auth_type", "hba"))
+        && let Some(rule) = settings::client_tls(&mode.value, is("auth_type", "cert"))
+    {
+        found.lines.push(("hba".to_owned(), format!("[{rule:?}]"), Some("client_tls_sslmode")));
+    }
     for (name, value) in DEFAULTS {
         if named(name).is_none() {
             let value = if name == "max_client_conn" { value.to_owned() } else { default_of(name, value) };
@@ -68,8 +75,8 @@ pub(super) fn translate(entries: &[Entry]) -> Result<Translation> {
             "peers" => found.notes.push(Note::new(
                 &entry.place,
                 format!("[peers] {}", entry.name),
-                "a cancel is taken by the proxy that its connection leads through.",
-                "Let a cancel go to the host of its connection, as libpq and all drivers do.",
+                settings::PEERS,
+                settings::NOTHING,
             )),
             _ => {}
         }
@@ -118,7 +125,9 @@ fn special(found: &mut Translation, entry: &Entry) -> Result<()> {
             found.lines.extend(line);
         }
         "auth_type" => found.notes.extend(note(settings::auth_type(&entry.value))),
-        "client_tls_sslmode" => found.notes.extend(note(settings::client_tls(&entry.value))),
+        "client_tls_ca_file" => {
+            found.lines.push(("client_tls_ca_file".to_owned(), format!("{:?}", entry.value), None));
+        }
         "auth_file" => found.notes.push(roles::note(entry)),
         "server_reset_query" if !is_usual_reset(&entry.value) => found.notes.push(Note::new(
             &entry.place,
