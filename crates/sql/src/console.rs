@@ -11,7 +11,7 @@ use mainstay_pgwire::backend::{self, ColumnType, Report};
 use crate::refusal;
 use crate::server::next_message;
 use crate::stream::Connection;
-use crate::worker::{ClientEntry, Worker};
+use crate::worker::{Activity, ClientEntry, Worker};
 use command::{Command, Interruption};
 
 const DATABASE: &str = "mainstay";
@@ -73,6 +73,10 @@ pub(crate) async fn serve(
         }
         client.queue(&answer);
         client.flush().await.ok()?;
+        entry.set(Activity::Idle, worker.tick());
+        if worker.is_closing.get() {
+            return Some(refusal::shutting_down());
+        }
     }
 }
 
@@ -184,6 +188,10 @@ async fn execute(
         let message = format!("the console does not know {text:?}");
         return Some(Err(Report::error("42601", message).hint(HELP)));
     };
+    if matches!(command, Command::Shutdown(_)) {
+        // It is told that it has been understood before it is sent away like the others.
+        entry.set(Activity::Runs, worker.tick());
+    }
     let interrupted = async {
         tokio::select! {
             () = client.gone() => Interruption::Gone,

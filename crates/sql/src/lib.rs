@@ -23,6 +23,7 @@ mod feed;
 mod halts;
 mod hba;
 mod histogram;
+mod listening;
 mod login;
 mod operator;
 mod options;

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::counters::Counters;
+use crate::listening::Listening;
 use crate::quota::{Permit, Quota, Scope};
 use crate::refusal;
 use crate::server::{Backend, Server};
@@ -62,6 +63,7 @@ pub(crate) struct Pool {
     /// Counts changes of tables under prepared statements.
     pub(crate) plans: Cell<u64>,
     pub(crate) counters: Counters,
+    pub(crate) listening: Listening,
 }
 
 struct Waiter {
@@ -88,6 +90,7 @@ impl Pool {
             trouble: RefCell::default(),
             plans: Cell::new(0),
             counters: Counters::default(),
+            listening: Listening::default(),
         }
     }
 
@@ -284,6 +287,7 @@ impl Pool {
         for backend in self.live.borrow().iter().filter(|backend| !is_current(backend)) {
             backend.end("the primary has changed");
         }
+        self.listening.end_if(|backend| !is_current(backend), "the primary has changed");
         self.retry_at.set(None);
         // A primary whose machine is gone does not even refuse; its successor is not to be waited for until that is noticed.
         self.dialling.borrow_mut().clear();
@@ -293,6 +297,7 @@ impl Pool {
     /// Ends the connections by which something could be written.
     pub(crate) fn end_writers(&self, why: &'static str) {
         self.live.borrow().iter().filter(|backend| !backend.reads_only).for_each(|backend| backend.end(why));
+        self.listening.end_if(|backend| !backend.reads_only, why);
     }
 
     /// Every connection is opened anew, those that somebody holds when they come back.
@@ -300,6 +305,7 @@ impl Pool {
         let idle = std::mem::take(&mut *self.idle.borrow_mut());
         idle.iter().for_each(|server| self.forget(&server.backend));
         self.live.borrow().iter().for_each(|backend| backend.retire());
+        self.listening.end_if(|_| true, "an administrator wants other connections");
         drop(idle);
         self.pump(worker);
     }

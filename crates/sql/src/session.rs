@@ -4,6 +4,7 @@ mod borrow;
 mod from_client;
 mod from_server;
 mod greeting;
+mod hearing;
 mod lost;
 mod prepared;
 mod relay;
@@ -15,6 +16,7 @@ use std::rc::Rc;
 
 use mainstay_pgwire::backend::{self, Report};
 
+use crate::listening::Subscription;
 use crate::pool::Pool;
 use crate::refusal;
 use crate::server::{AskError, Server};
@@ -50,6 +52,13 @@ struct Unnamed {
     traits: Traits,
 }
 
+impl Unnamed {
+    /// After the message's head and its empty name.
+    fn text(&self) -> &[u8] {
+        self.message.get(6..).and_then(|text| text.split(|byte| *byte == 0).next()).unwrap_or_default()
+    }
+}
+
 pub(crate) struct Session {
     worker: Rc<Worker>,
     client: Connection,
@@ -74,6 +83,10 @@ pub(crate) struct Session {
     restore: Vec<Box<str>>,
     /// They are due: the server that had them is gone.
     is_restoring: bool,
+    /// What it listens to, if the pool listens for it.
+    listening: Option<Rc<Subscription>>,
+    /// What it has left since its last transaction (`UNLISTEN`), and whether that was done.
+    unlistened: (Vec<Option<Box<str>>>, bool),
     /// Whether its server is its own, and no pool's.
     is_dedicated: bool,
     /// How much of the client's present message is to be passed on unseen.
@@ -128,6 +141,8 @@ impl Session {
             pin: None,
             restore: Vec::new(),
             is_restoring: false,
+            listening: None,
+            unlistened: (Vec::new(), false),
             passing: 0,
             drops_rest: false,
             passing_back: 0,
@@ -156,6 +171,9 @@ impl Session {
         };
         self.worker.leave(self.entry.pid);
         self.entry.backend.take();
+        if self.listening.take().is_some() {
+            self.pool.listening.recount();
+        }
         if let Some(server) = self.server.take() {
             self.let_go(server);
         }
@@ -198,6 +216,7 @@ impl Session {
     /// Asks the server what the session has become.
     async fn inspect(&mut self) -> Result<(), Option<Report>> {
         self.inspects = false;
+        self.leave_channels();
         let Some(server) = self.server.as_mut() else { return Ok(()) };
         // If the server goes before it has answered, nobody knows what the next one would have to be given.
         let before = self.pin.replace(Pin::Unknown);
@@ -216,10 +235,14 @@ impl Session {
                     wanted.entry(name.clone()).or_insert_with(|| value.clone());
                 }
                 self.wanted = self.worker.shared_settings(wanted);
-                set(server, &self.wanted).await
+                match set(server, &self.wanted).await {
+                    Ok(()) if !found.channels.is_empty() => self.hand_over_channels(&found.channels).await,
+                    outcome => outcome,
+                }
             }
             Err(error) => Err(error),
         };
+        let Some(server) = self.server.as_mut() else { return Ok(()) };
         let overheard = std::mem::take(&mut server.overheard);
         *self.entry.backend.borrow_mut() = Some(Rc::clone(&server.backend));
         match outcome {

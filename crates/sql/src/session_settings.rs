@@ -50,7 +50,11 @@ pub(crate) struct Inspected {
     pub(crate) pin: Option<Pin>,
     /// What makes another server the same, if that can be.
     pub(crate) restore: Vec<Box<str>>,
+    /// What it listens to.
+    pub(crate) channels: Vec<Box<str>>,
 }
+
+const LISTEN: &str = "LISTEN ";
 
 /// Rows of [`inspection`] whose first column is none of a parameter.
 const PINS: [(&str, Pin); 6] = [
@@ -92,7 +96,10 @@ pub(crate) fn inspected(rows: &[Vec<Option<Box<str>>>]) -> Inspected {
         if let Some((_, pin)) = PINS.iter().find(|(mark, _)| **mark == **name) {
             let (pin, value) = (*pin, value.as_deref().unwrap_or_default());
             match pin {
-                Pin::Listen => found.restore.push(format!("LISTEN {}", quoted_identifier(value)).into()),
+                Pin::Listen => {
+                    found.restore.push(format!("{LISTEN}{}", quoted_identifier(value)).into());
+                    found.channels.push(value.into());
+                }
                 Pin::SqlPrepared if sql_text::is_single(value.as_bytes()) => found.restore.push(value.into()),
                 _ => {}
             }
@@ -106,6 +113,11 @@ pub(crate) fn inspected(rows: &[Vec<Option<Box<str>>>]) -> Inspected {
         }
     }
     found
+}
+
+/// Whether it is one of those that restore what is listened to.
+pub(crate) fn is_listen(restore: &str) -> bool {
+    restore.starts_with(LISTEN)
 }
 
 /// The statement that makes `from` into `to`; nothing if they are the same.
@@ -148,7 +160,7 @@ fn quoted_parameter(name: &str) -> String {
     parts.join(".")
 }
 
-fn quoted_identifier(name: &str) -> String {
+pub(crate) fn quoted_identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 

@@ -140,6 +140,38 @@ pub(crate) fn deallocated(text: &[u8]) -> Option<String> {
     rest.bytes().all(is_blank).then_some(name).filter(|name| !name.is_empty())
 }
 
+/// What each `UNLISTEN` in a text names, as PostgreSQL understands it; `None` for `*`. What stands in a string or a comment counts
+/// as well: whether there was an `UNLISTEN`, the answers tell.
+pub(crate) fn unlistened(text: &[u8]) -> Vec<Option<Box<str>>> {
+    const WORD: &[u8] = b"unlisten";
+    /// PostgreSQL cuts longer names off.
+    const MOST_NAME_BYTES: usize = 63;
+    let text = String::from_utf8_lossy(text);
+    let lower = text.to_ascii_lowercase();
+    let places = memchr::memmem::find_iter(lower.as_bytes(), WORD);
+    let named = places.filter_map(|at| {
+        let rest = text.get(at + WORD.len()..)?.trim_start();
+        if rest.starts_with('*') {
+            return Some(None);
+        }
+        let mut name = match rest.strip_prefix('"') {
+            Some(quoted) => {
+                let doubled = quoted.replace("\"\"", "\0\0");
+                doubled.split('"').next()?.replace("\0\0", "\"")
+            }
+            None => {
+                let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$');
+                rest.split(|c| !is_part(c)).next()?.to_ascii_lowercase()
+            }
+        };
+        while name.len() > MOST_NAME_BYTES {
+            name.pop();
+        }
+        Some(Some(name.into()))
+    });
+    named.collect()
+}
+
 /// Names with a dot that stand after `SET`, `RESET` or in `set_config('`, in lower case.
 pub(crate) fn placeholders(text: &[u8]) -> Vec<Box<str>> {
     let text = String::from_utf8_lossy(text).to_ascii_lowercase();
@@ -155,6 +187,15 @@ pub(crate) fn placeholders(text: &[u8]) -> Vec<Box<str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_listened_to_any_more_is_named() {
+        let named = |text: &str| unlistened(text.as_bytes());
+        assert_eq!(named("SELECT 1; UNLISTEN *; RESET ALL"), [None]);
+        assert_eq!(named("unlisten  News;UNLISTEN \"a\"\"B\""), [Some("news".into()), Some("a\"B".into())]);
+        assert_eq!(named("LISTEN news"), []);
+        assert_eq!(named(&format!("UNLISTEN {}", "x".repeat(70))), [Some("x".repeat(63).into())]);
+    }
 
     #[test]
     fn the_first_word_stands_after_blanks_and_comments() {

@@ -147,6 +147,20 @@ impl Pool {
         self.pump(worker);
     }
 
+    /// One that listens for all clients, outside of the pool's count.
+    pub(crate) async fn connect_to_listen(self: &Rc<Pool>, worker: &Rc<Worker>) -> Result<Server, String> {
+        if worker.halts.is_paused(&self.key) {
+            return Err("the database is paused".to_owned());
+        }
+        let route = worker.routing.choose(self.key.access, &[]).ok_or_else(|| worker.routing.reason())?;
+        let login = self.login(worker, &route, SessionSettings::default(), None);
+        match dial(&route, worker.routing.epoch(), &login, worker.server_tls.as_ref()).await {
+            Ok(server) => Ok(server),
+            Err(DialError::Refused(report)) => Err(report.message),
+            Err(DialError::Unreachable(why)) => Err(why),
+        }
+    }
+
     /// A connection of its own, outside of the pool's count: for a walsender.
     pub(crate) async fn dedicated(
         self: &Rc<Pool>,

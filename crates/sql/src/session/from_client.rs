@@ -133,6 +133,7 @@ impl Session {
             b'Q' => {
                 let text = &message[5..];
                 self.speaks(text);
+                self.note_unlistened(text);
                 let traits = sql_text::traits(text);
                 let instead = if traits.deallocates { self.deallocate(text, output) } else { None };
                 self.note(traits, text);

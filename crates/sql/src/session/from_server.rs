@@ -223,6 +223,13 @@ impl Session {
                 server.unnamed = 0;
             }
         }
+        if tag.starts_with(b"DISCARD ALL") {
+            self.unlistened = (vec![None], true);
+        }
+        self.unlistened.1 |= tag == b"UNLISTEN\0";
+        if tag.starts_with(b"ROLLBACK") {
+            self.unlistened = (Vec::new(), false);
+        }
         self.inspects |=
             is_all || LEAVE.contains(&tag) || tag.starts_with(b"DISCARD") || tag.starts_with(b"DEALLOCATE");
     }
@@ -230,6 +237,8 @@ impl Session {
     fn failed(&mut self, body: &[u8]) -> Result<Fate, Step> {
         let field = |kind| report_field(body, kind).unwrap_or_default();
         let Some(server) = self.server.as_mut() else { return Ok(Fate::Forward) };
+        // With the whole transaction, or the text that it stands in.
+        self.unlistened = (Vec::new(), false);
         server.doubts.failed(server.copies_in);
         server.copies_in = false;
         let is_end = matches!(field(b'V'), b"FATAL" | b"PANIC");

@@ -145,6 +145,7 @@ impl Session {
         if name.is_empty() {
             self.have_unnamed(output);
             self.speaks_prepared(None);
+            self.note_unlistened_bound(None);
             let traits = self.unnamed.traits;
             (self.may_commit, self.inspects) =
                 (self.may_commit | traits.may_commit, self.inspects | traits.may_leave_state);
@@ -161,6 +162,7 @@ impl Session {
         };
         self.have(&statement, output);
         self.speaks_prepared(Some(&statement));
+        self.note_unlistened_bound(Some(&statement));
         self.may_commit |= statement.traits.may_commit;
         self.entry.is_committing.set(statement.traits.commits);
         self.inspects |= statement.traits.may_leave_state;

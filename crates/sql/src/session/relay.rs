@@ -74,6 +74,11 @@ impl Session {
                 }
             }
             if !has_moved {
+                if self.listening.is_some()
+                    && let Err(step) = self.tell_heard(context)
+                {
+                    return Poll::Ready(step);
+                }
                 return Poll::Pending;
             }
             worker.tick();

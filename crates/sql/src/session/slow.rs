@@ -29,8 +29,7 @@ impl Session {
         }
         let text = match statement {
             Some(statement) => statement.text().to_vec(),
-            // After its head and its empty name.
-            None => self.unnamed.message.get(6..).unwrap_or_default().to_vec(),
+            None => self.unnamed.text().to_vec(),
         };
         self.keep_text(&text);
     }

@@ -11,8 +11,8 @@ use crate::wire::{code, kinds, outcome};
 fn a_copy_that_is_sent_at_once_gives_its_server_back() {
     let proxy = Proxy::new();
     let (mut one, mut two) = (proxy.client(), proxy.client());
-    one.ok("CREATE TABLE IF NOT EXISTS ahead (n int)");
-    one.simple("COPY ahead FROM STDIN").copy_data(b"1\n").message(b'c', |_| {});
+    one.ok("CREATE TABLE ahead_1 (n int)");
+    one.simple("COPY ahead_1 FROM STDIN").copy_data(b"1\n").message(b'c', |_| {});
     assert_eq!(kinds(&one.go()), "GCZ");
     assert_eq!(two.one("SELECT 2"), "2");
     assert_eq!(one.extended("SELECT 3").unwrap()[0][0].as_deref(), Some("3"));
@@ -25,8 +25,8 @@ fn a_copy_that_is_sent_at_once_gives_its_server_back() {
 fn an_answer_that_is_under_way_goes_to_nobody_else() {
     let proxy = Proxy::new();
     let (mut one, mut two) = (proxy.client(), proxy.client());
-    one.ok("CREATE TABLE IF NOT EXISTS ahead (n int)");
-    one.parse("", "COPY ahead FROM STDIN").bind("", "", &[]).execute("").sync();
+    one.ok("CREATE TABLE ahead_2 (n int)");
+    one.parse("", "COPY ahead_2 FROM STDIN").bind("", "", &[]).execute("").sync();
     one.message(b'f', |out| out.push(0)).sync();
     one.simple("SELECT 'a'").simple("SELECT pg_sleep(0.3), 'one'");
     assert_eq!(kinds(&one.go()), "12GEZ");
@@ -42,8 +42,8 @@ fn an_answer_that_is_under_way_goes_to_nobody_else() {
 fn a_copy_that_is_broken_off_leads_nobody_astray() {
     let proxy = Proxy::new();
     let (mut one, mut two) = (proxy.client(), proxy.client());
-    one.ok("CREATE TABLE IF NOT EXISTS ahead (n int)");
-    one.parse("", "COPY ahead FROM STDIN").bind("", "", &[]).execute("").sync().send();
+    one.ok("CREATE TABLE ahead_3 (n int)");
+    one.parse("", "COPY ahead_3 FROM STDIN").bind("", "", &[]).execute("").sync().send();
     while one.next().unwrap().0 != b'G' {}
     one.copy_data(b"bad\n").sync().simple("SELECT pg_sleep(0.3), 'one'");
     assert_eq!(kinds(&one.go()), "EZ");

@@ -12,6 +12,7 @@ mod halting;
 mod lease;
 mod likeness;
 mod limits;
+mod listening;
 mod login;
 mod member;
 mod modes;

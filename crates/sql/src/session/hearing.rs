@@ -1,0 +1,84 @@
+//! What a session hears that listens (`LISTEN`), and that it leaves it again.
+
+use std::task::Context;
+
+use super::{Session, Step};
+use crate::listening::Listening;
+use crate::pool::Access;
+use crate::refusal;
+use crate::server::AskError;
+use crate::session_settings::{self, Pin};
+use crate::settings::PoolMode;
+use crate::sql_text;
+use crate::statements::Statement;
+
+impl Session {
+    /// Has the pool listen in place of the session's server, if that is of use.
+    pub(super) async fn hand_over_channels(&mut self, channels: &[Box<str>]) -> Result<(), AskError> {
+        let is_pooled = !self.is_dedicated && self.pool.settings.get().pool_mode == PoolMode::Transaction;
+        let Some(server) = self.server.as_mut() else { return Ok(()) };
+        // One that keeps its server anyhow hears by it; and on a standby nobody can listen.
+        let is_restorable = self.pin.is_some_and(Pin::is_restorable);
+        if !is_pooled || !is_restorable || self.entry.key.access != Access::ReadWrite {
+            return Ok(());
+        }
+        let subscription = self.listening.get_or_insert_default();
+        if Listening::take_over(&self.pool, &self.worker, subscription, server, channels).await? {
+            self.restore.retain(|statement| !session_settings::is_listen(statement));
+            self.pin = Some(Pin::SqlPrepared).filter(|_| !self.restore.is_empty());
+        }
+        Ok(())
+    }
+
+    /// Tells the client what has come, unless it is in the middle of something.
+    pub(super) fn tell_heard(&mut self, context: &mut Context<'_>) -> Result<(), Step> {
+        let Some(subscription) = &self.listening else { return Ok(()) };
+        if subscription.has_overflowed() {
+            let report = refusal::killed("the client does not read its notifications");
+            return Err(Step::Ended(Some(report)));
+        }
+        let is_at_rest = self.server.as_ref().is_none_or(|server| server.is_at_rest())
+            && self.passing_back == 0
+            && self.lost.is_none()
+            && self.skips.is_none();
+        subscription.wake_later(context.waker());
+        if !is_at_rest || self.client.is_clogged() {
+            return Ok(());
+        }
+        let unread = subscription.take();
+        self.client.send(context, &unread).map_err(|_| Step::Ended(None))
+    }
+
+    /// Keeps in mind what a statement leaves if it is done.
+    pub(super) fn note_unlistened(&mut self, text: &[u8]) {
+        if self.listening.is_some() {
+            self.unlistened.0.extend(sql_text::unlistened(text));
+        }
+    }
+
+    /// The same of a statement that was prepared; `None`: the unnamed one.
+    pub(super) fn note_unlistened_bound(&mut self, statement: Option<&Statement>) {
+        if self.listening.is_some() {
+            let text = match statement {
+                Some(statement) => statement.text(),
+                None => self.unnamed.text(),
+            };
+            let left = sql_text::unlistened(text);
+            self.unlistened.0.extend(left);
+        }
+    }
+
+    /// A transaction has ended, and what it has left is left.
+    pub(super) fn leave_channels(&mut self) {
+        let (left, is_done) = std::mem::take(&mut self.unlistened);
+        let Some(subscription) = self.listening.as_ref().filter(|_| is_done && !left.is_empty()) else {
+            return;
+        };
+        subscription
+            .leave(|channel| left.iter().any(|name| name.as_deref().is_none_or(|name| name == channel)));
+        if subscription.is_empty() {
+            self.listening = None;
+        }
+        self.pool.listening.recount();
+    }
+}

@@ -1,0 +1,190 @@
+//! `LISTEN` in transaction mode: no server is held for it, and nothing is lost or told twice.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use mainstay_pgwire::frame::string;
+
+use crate::postgres::wait_for;
+use crate::proxy::Proxy;
+use crate::wire::{Message, Wire, code, outcome};
+
+/// Channel and payload.
+fn notification((kind, body): &Message) -> Option<(String, String)> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (channel, rest) = string(body.get(4..)?).filter(|_| *kind == b'A')?;
+    Some((text(channel), text(string(rest)?.0)))
+}
+
+/// A client whose notifications are kept, also those that come among answers.
+struct Listener {
+    wire: Wire,
+    heard: VecDeque<(String, String)>,
+}
+
+impl Listener {
+    fn new(proxy: &Proxy) -> Listener {
+        Listener { wire: proxy.client(), heard: VecDeque::new() }
+    }
+
+    fn keep(&mut self, messages: &[Message]) {
+        self.heard.extend(messages.iter().filter_map(notification));
+    }
+
+    fn code(&mut self, sql: &str) -> String {
+        let messages = self.wire.simple(sql).go();
+        self.keep(&messages);
+        code(outcome(&messages))
+    }
+
+    fn ok(&mut self, sql: &str) {
+        assert_eq!(self.code(sql), "-", "{sql}");
+    }
+
+    fn next(&mut self) -> (String, String) {
+        if let Some(heard) = self.heard.pop_front() {
+            return heard;
+        }
+        let message = self.wire.next().expect("a notification");
+        notification(&message).unwrap_or_else(|| panic!("no notification: {message:?}"))
+    }
+
+    /// Whether nothing comes for a while.
+    fn is_quiet(&mut self) -> bool {
+        let set = |wire: &Wire, ms| {
+            wire.socket.as_ref().unwrap().set_read_timeout(Some(Duration::from_millis(ms))).unwrap();
+        };
+        set(&self.wire, 200);
+        let is_quiet = self.heard.is_empty() && self.wire.next().is_err();
+        set(&self.wire, 20_000);
+        is_quiet
+    }
+}
+
+fn pair(channel: &str, payload: &str) -> (String, String) {
+    (channel.to_owned(), payload.to_owned())
+}
+
+#[test]
+fn more_clients_listen_than_there_are_servers() {
+    let proxy = Proxy::new();
+    let mut listeners: Vec<Listener> = (0..10).map(|_| Listener::new(&proxy)).collect();
+    for (number, listener) in listeners.iter_mut().enumerate() {
+        listener.ok(&format!("LISTEN own_{number}; LISTEN \"All\""));
+    }
+    let mut other = proxy.client();
+    other.ok("SELECT pg_notify('own_3', 'x'), pg_notify('All', 'y')");
+    assert_eq!(listeners[3].next(), pair("own_3", "x"));
+    for listener in &mut listeners {
+        assert_eq!(listener.next(), pair("All", "y"));
+        listener.ok("SELECT 1");
+    }
+    // Its own as well, and two of them in their order.
+    listeners[0].ok("NOTIFY own_0, '1'");
+    listeners[0].ok("NOTIFY own_0, '2'");
+    assert_eq!((listeners[0].next(), listeners[0].next()), (pair("own_0", "1"), pair("own_0", "2")));
+    drop(listeners);
+    assert_eq!(other.one("SELECT 2"), "2");
+}
+
+#[test]
+fn a_transaction_is_told_when_it_has_ended() {
+    let proxy = Proxy::of_size(2);
+    let (mut one, mut two) = (Listener::new(&proxy), proxy.client());
+    one.ok("LISTEN later");
+    one.ok("BEGIN");
+    two.ok("NOTIFY later, 'now'");
+    std::thread::sleep(Duration::from_millis(100));
+    one.ok("SELECT 1");
+    assert!(one.heard.is_empty());
+    one.ok("COMMIT");
+    assert_eq!(one.next(), pair("later", "now"));
+}
+
+#[test]
+fn what_is_left_is_left_when_that_is_committed() {
+    let proxy = Proxy::of_size(2);
+    let (mut one, mut two) = (Listener::new(&proxy), proxy.client());
+    one.ok("LISTEN a; LISTEN b; LISTEN \"C\"");
+    let mut round = 0;
+    let mut hears = |one: &mut Listener| -> Vec<String> {
+        round += 1;
+        one.ok(&format!("LISTEN end_{round}"));
+        // Behind it what its server has heard and what is heard for it comes from one place, in its order.
+        one.ok("SELECT 1");
+        two.ok("SELECT pg_notify(channel, '') FROM unnest('{a,b,C}'::text[]) AS channel");
+        two.ok(&format!("NOTIFY end_{round}"));
+        std::iter::from_fn(|| Some(one.next().0)).take_while(|channel| !channel.starts_with("end")).collect()
+    };
+    assert_eq!(hears(&mut one), ["a", "b", "C"]);
+    one.ok("BEGIN; UNLISTEN a");
+    one.ok("ROLLBACK");
+    assert_eq!(one.code("UNLISTEN b; SELECT 1/0"), "22012");
+    assert_eq!(hears(&mut one), ["a", "b", "C"]);
+    one.wire.extended("UNLISTEN a").unwrap();
+    one.wire.parse("left", "UNLISTEN \"C\"").sync().go();
+    one.wire.run("left", &[]).unwrap();
+    assert_eq!(hears(&mut one), ["b"]);
+    one.ok("UNLISTEN *; LISTEN a");
+    assert_eq!(hears(&mut one), ["a"]);
+    one.ok("DISCARD ALL");
+    two.ok("SELECT pg_notify(channel, '') FROM unnest('{a,b,C,end_1}'::text[]) AS channel");
+    assert!(one.is_quiet());
+}
+
+/// While another client notifies all the time.
+#[test]
+fn nothing_is_lost_or_told_twice_when_a_session_begins_to_listen() {
+    let proxy = Proxy::of_size(3);
+    let mut warm = proxy.client();
+    warm.ok("LISTEN warm");
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut sender = proxy.client();
+            let mut number = 0;
+            while !ended.load(Ordering::Relaxed) {
+                number += 1;
+                sender.ok(&format!("NOTIFY counted, '{number}'"));
+            }
+        });
+        // Also when this thread fails: the other one is waited for.
+        let _ended = Ended(&ended);
+        for round in 0..30 {
+            let mut client = Listener::new(&proxy);
+            client.ok("LISTEN counted");
+            let first: u32 = client.next().1.parse().unwrap();
+            for expected in first + 1..first + 60 {
+                let heard = client.next().1;
+                assert_eq!(heard, expected.to_string(), "in round {round}, which began with {first}");
+            }
+        }
+    });
+}
+
+struct Ended<'a>(&'a AtomicBool);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn the_connection_that_listens_is_made_anew() {
+    let proxy = Proxy::of_size(2);
+    let (mut one, mut two) = (Listener::new(&proxy), proxy.client());
+    one.ok("LISTEN \"again and again\"");
+    let mut admin = proxy.postgres.admin();
+    let listener = "SELECT pid FROM pg_stat_activity WHERE query LIKE '%LISTEN \"again and again\"%' AND pid <> pg_backend_pid()";
+    // Its last words; those of the client's own server are others by then.
+    wait_for("the connection that listens", || admin.ok(listener).len() == 1);
+    let before = admin.one(listener);
+    admin.ok(&format!("SELECT pg_terminate_backend({before})"));
+    wait_for("another one", || admin.ok(listener).iter().flatten().flatten().any(|pid| *pid != before));
+    wait_for("a notification", || {
+        two.ok("NOTIFY \"again and again\"");
+        !one.is_quiet()
+    });
+}
