@@ -56,6 +56,8 @@ pub(crate) struct Login {
     pub(crate) base: SessionSettings,
     /// Whether it is a standby's.
     pub(crate) reads_only: bool,
+    /// For who has asked for readers: without a standby they are at the primary, where nothing is to be written by mistake.
+    pub(crate) for_readers: bool,
     /// The value of the parameter `replication`, for a walsender.
     pub(crate) replication: Option<Box<str>>,
     /// Longer than this it must not take; zero for as long as it likes.
@@ -175,6 +177,9 @@ async fn encrypted(
     }
 }
 
+/// What sessions of readers begin with, and go back to when it is reset.
+pub(crate) const FOR_READERS: (&str, &str) = ("default_transaction_read_only", "on");
+
 fn startup(login: &Login) -> Vec<u8> {
     let mut message = vec![0; 4];
     message.extend_from_slice(&(3u32 << 16).to_be_bytes());
@@ -184,6 +189,10 @@ fn startup(login: &Login) -> Vec<u8> {
     };
     pair("user", &login.user);
     pair("database", &login.database);
+    if login.for_readers {
+        let (name, value) = FOR_READERS;
+        pair(name, value);
+    }
     login.replication.as_deref().inspect(|value| pair("replication", value));
     for (name, value) in login.base.iter() {
         pair(name, value);

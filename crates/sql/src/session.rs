@@ -16,8 +16,9 @@ use std::rc::Rc;
 
 use mainstay_pgwire::backend::{self, Report};
 
+use crate::dial::FOR_READERS;
 use crate::listening::Subscription;
-use crate::pool::Pool;
+use crate::pool::{Access, Pool};
 use crate::refusal;
 use crate::server::{AskError, Server};
 use crate::session_settings::{self, Pin, SessionSettings};
@@ -229,6 +230,13 @@ impl Session {
                 let found = session_settings::inspected(&rows);
                 (self.pin, self.restore) = (found.pin, found.restore);
                 let mut wanted = found.settings;
+                // Every server of readers has that by itself.
+                let (name, value) = FOR_READERS;
+                if self.entry.key.access == Access::ReadOnly
+                    && wanted.get(name).is_some_and(|set| **set == *value)
+                {
+                    wanted.remove(name);
+                }
                 server.current = self.worker.shared_settings(wanted.clone());
                 // To RESET is to go back to what the session has begun with, which the server has not.
                 for (name, value) in self.base.iter() {

@@ -7,7 +7,7 @@ use mainstay_pgwire::backend::Report;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::Pool;
+use super::{Access, Pool};
 use crate::dial::{DialError, Login, dial};
 use crate::quota::{Limits, Permit};
 use crate::refusal;
@@ -106,6 +106,7 @@ impl Pool {
             credentials: worker.credentials(&self.key.user),
             base,
             reads_only: worker.routing.is_standby(&route.member),
+            for_readers: self.key.access == Access::ReadOnly && replication.is_none(),
             replication,
             patience: worker.settings().server_connect_timeout,
         }

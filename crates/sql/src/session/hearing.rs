@@ -1,6 +1,6 @@
 //! What a session hears that listens (`LISTEN`), and that it leaves it again.
 
-use std::task::Context;
+use std::task::{Context, Poll};
 
 use super::{Session, Step};
 use crate::listening::Listening;
@@ -31,11 +31,12 @@ impl Session {
     }
 
     /// Tells the client what has come, unless it is in the middle of something.
-    pub(super) fn tell_heard(&mut self, context: &mut Context<'_>) -> Result<(), Step> {
-        let Some(subscription) = &self.listening else { return Ok(()) };
+    #[inline]
+    pub(super) fn tell_heard(&mut self, context: &mut Context<'_>) -> Poll<Step> {
+        let Some(subscription) = &self.listening else { return Poll::Pending };
         if subscription.has_overflowed() {
             let report = refusal::killed("the client does not read its notifications");
-            return Err(Step::Ended(Some(report)));
+            return Poll::Ready(Step::Ended(Some(report)));
         }
         let is_at_rest = self.server.as_ref().is_none_or(|server| server.is_at_rest())
             && self.passing_back == 0
@@ -43,10 +44,12 @@ impl Session {
             && self.skips.is_none();
         subscription.wake_later(context.waker());
         if !is_at_rest || self.client.is_clogged() {
-            return Ok(());
+            return Poll::Pending;
         }
-        let unread = subscription.take();
-        self.client.send(context, &unread).map_err(|_| Step::Ended(None))
+        match self.client.send(context, &subscription.take()) {
+            Ok(()) => Poll::Pending,
+            Err(_) => Poll::Ready(Step::Ended(None)),
+        }
     }
 
     /// Keeps in mind what a statement leaves if it is done.

@@ -28,6 +28,8 @@ impl Session {
         }
         // A socket that has nothing wakes us when it has: it is not asked again until then.
         let (mut client_waits, mut server_waits) = (false, false);
+        // The clock is read once for each batch.
+        let mut is_now = true;
         loop {
             if self.client.is_clogged()
                 && let Poll::Ready(Err(_)) = self.client.poll_drain(context)
@@ -46,6 +48,9 @@ impl Session {
                     match server.connection.poll_read(context, &mut input) {
                         Poll::Ready(Ok(read)) if read > 0 => {
                             has_moved = true;
+                            if !is_now {
+                                worker.tick();
+                            }
                             if let Err(step) = self.take_server(context, &input[..read]) {
                                 return Poll::Ready(step);
                             }
@@ -74,14 +79,13 @@ impl Session {
                 }
             }
             if !has_moved {
-                if self.listening.is_some()
-                    && let Err(step) = self.tell_heard(context)
-                {
-                    return Poll::Ready(step);
-                }
-                return Poll::Pending;
+                return self.tell_heard(context);
             }
-            worker.tick();
+            // Before anything more is sent to a server, and else when something has come.
+            is_now = !client_waits;
+            if is_now {
+                worker.tick();
+            }
         }
     }
 

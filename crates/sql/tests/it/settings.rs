@@ -128,3 +128,23 @@ fn discard_all_is_what_it_is_without_a_proxy() {
     assert_eq!(kinds(&one.parse("s", "SELECT 2").sync().go()), "1Z");
     assert_eq!(one.run("s", &[]).unwrap()[0][0].as_deref(), Some("2"));
 }
+
+/// Readers without a standby are at the primary.
+#[test]
+fn who_asks_for_readers_writes_nothing_by_mistake() {
+    let proxy = Proxy::new();
+    let mut reader = proxy.try_connect(&[("user", "app"), ("database", "app@ro")], "secret").unwrap();
+    assert_eq!(reader.parameter("default_transaction_read_only"), Some("on"));
+    assert_eq!(reader.code("CREATE TABLE by_a_reader ()"), "25006");
+    reader.ok("SET work_mem = '5MB'");
+    assert_eq!(reader.one("SHOW work_mem"), "5MB");
+    reader.ok("RESET ALL");
+    assert_eq!(reader.code("CREATE TABLE by_a_reader ()"), "25006");
+    // On purpose it may, and the next one is none the wiser.
+    reader.ok("SET default_transaction_read_only = off");
+    reader.ok("CREATE TABLE by_a_reader ()");
+    let mut other = proxy.try_connect(&[("user", "app"), ("database", "app@ro")], "secret").unwrap();
+    assert_eq!(other.code("DROP TABLE by_a_reader"), "25006");
+    reader.ok("DROP TABLE by_a_reader");
+    assert_eq!(proxy.client().one("SHOW default_transaction_read_only"), "off");
+}
