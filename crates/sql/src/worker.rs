@@ -154,6 +154,23 @@ impl Worker {
         pool
     }
 
+    /// A table or a type has changed: what was prepared in that database is made anew when it is wanted next, on all threads.
+    pub(crate) fn plans_changed(&self, database: &str) {
+        let (database, own) = (database.to_owned(), self.index);
+        self.forget_plans(&database);
+        self.shared.crew.tell(move |worker| {
+            if worker.index != own {
+                worker.forget_plans(&database);
+            }
+        });
+    }
+
+    fn forget_plans(&self, database: &str) {
+        for pool in self.pools.borrow().values().filter(|pool| *pool.key.database == *database) {
+            pool.plans.set(pool.plans.get() + 1);
+        }
+    }
+
     pub(crate) fn pools(&self) -> Vec<Rc<Pool>> {
         let mut pools: Vec<Rc<Pool>> = self.pools.borrow().values().cloned().collect();
         pools.sort_by(|a, b| a.key.cmp(&b.key));

@@ -9,6 +9,7 @@ use mainstay_pgwire::frame;
 use super::{Session, Step};
 use crate::counters::count;
 use crate::server::{Expect, Reply, ReplyKind};
+use crate::session_settings::Pin;
 
 /// A message longer than this is passed on in pieces. Shorter ones go as a whole, so that an error can always be told between
 /// two of them.
@@ -204,12 +205,14 @@ impl Session {
             b"LOAD\0",
             b"DO\0",
         ];
+        // To drop what is the session's own concerns nobody else.
+        let is_own = self.inspects || self.pin == Some(Pin::TemporaryTable);
+        if tag.starts_with(b"ALTER") || (tag.starts_with(b"DROP") && !is_own) {
+            // Statements that were prepared before it would fail once, also for those who prepare them only now.
+            self.worker.plans_changed(&self.entry.key.database);
+        }
         // It may have given up what ties it to its server.
         self.inspects |= self.pin.is_some() && (tag.starts_with(b"DROP") || tag.starts_with(b"CLOSE"));
-        if tag.starts_with(b"ALTER") || tag.starts_with(b"DROP") {
-            // Statements that were prepared before it would fail once, also for those who prepare them only now.
-            self.pool.plans.set(self.pool.plans.get() + 1);
-        }
         match tag.first() {
             Some(b'S' | b'R' | b'L' | b'U' | b'P' | b'D') => {}
             _ => return,
@@ -255,8 +258,8 @@ impl Session {
         if field(b'R') == b"RevalidateCachedQuery" || field(b'C') == b"XX000" {
             // A table has changed under prepared statements: all of them are made anew, on every server. If it is a type that
             // was made anew, PostgreSQL calls that an internal error ("cache lookup failed").
-            self.pool.plans.set(self.pool.plans.get() + 1);
             server.unnamed = 0;
+            self.worker.plans_changed(&self.entry.key.database);
         }
         Ok(Fate::Forward)
     }

@@ -2,7 +2,7 @@
 
 use crate::postgres::Postgres;
 use crate::proxy::{Proxy, settings};
-use crate::wire::{Failure, code, kinds, outcome, tags};
+use crate::wire::{Failure, Wire, code, kinds, outcome, tags};
 use mainstay_sql::{PoolMode, Settings};
 
 fn value(rows: Result<Vec<Vec<Option<String>>>, Failure>) -> String {
@@ -301,4 +301,29 @@ fn a_text_is_prepared_anew_after_an_alteration() {
     assert_eq!(code(two.run("t", &[])), "-");
     assert_eq!(code(one.run("s", &[])), "-");
     two.ok("DROP TABLE altered");
+}
+
+/// A migration logs in as another role than the application.
+#[test]
+fn an_alteration_by_another_role_hinders_nobody() {
+    let settings = Settings { workers: 2, default_pool_size: 4, ..settings() };
+    let proxy = Proxy::with(Postgres::shared(), settings);
+    let mut boss = proxy.boss("app");
+    boss.ok("CREATE TABLE migrated (a int); GRANT SELECT ON migrated TO app");
+    let mut clients: Vec<Wire> = (0..6).map(|_| proxy.client()).collect();
+    for client in &mut clients {
+        client.parse("s", "SELECT * FROM migrated").sync().go();
+        assert_eq!(code(client.run("s", &[])), "-");
+    }
+    boss.ok("BEGIN");
+    boss.ok("SET LOCAL lock_timeout = '5s'");
+    boss.ok("ALTER TABLE migrated ADD b int");
+    let waiting = std::thread::spawn(move || {
+        let codes: Vec<String> = clients.iter_mut().map(|client| code(client.run("s", &[]))).collect();
+        assert_eq!(codes, ["-"; 6]);
+    });
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    boss.ok("COMMIT");
+    waiting.join().unwrap();
+    boss.ok("DROP TABLE migrated");
 }
