@@ -196,7 +196,8 @@ fn configuration(
         let _ = writeln!(text, "{name} = \"{value}\"");
     }
     if plan.sql_proxy && !own.is_witness {
-        text.push_str("\n[sql_proxy]\n");
+        // More than by default, for the bench.
+        text.push_str("\n[sql_proxy]\nmax_client_conn = 100000\n");
     }
     for (site, key) in sites.iter().zip(keys) {
         let address = site.address;

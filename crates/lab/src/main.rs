@@ -53,7 +53,7 @@ enum Bench {
         #[arg(long)]
         witness: bool,
     },
-    /// Read-only pgbench through the SQL proxy and through PgBouncer, in turns
+    /// Read-only pgbench through the SQL proxy, PgBouncer and HAProxy, in turns, and what idle clients cost
     Sql {
         #[command(flatten)]
         common: Common,
@@ -65,6 +65,9 @@ enum Bench {
         seconds: u32,
         #[arg(long, value_delimiter = ',', value_name = "COUNT,…", default_value = "1,32,200")]
         clients: Vec<u32>,
+        /// Who do nothing, for the memory that each takes; 0 for none
+        #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
+        idle_clients: u32,
     },
     /// Hogs on every core and on the disk: no failover is to come of it
     Starve {
@@ -227,8 +230,13 @@ fn measure(bench: &Bench) -> Result<()> {
             let options = bench_options(common, if *witness { 2 } else { 3 })?;
             bench::idle::run(&options, u8::from(*witness), Duration::from_secs(*seconds))
         }
-        Bench::Sql { common, rounds, seconds, clients } => {
-            let series = bench::sql::Series { rounds: *rounds, seconds: *seconds, clients: clients.clone() };
+        Bench::Sql { common, rounds, seconds, clients, idle_clients } => {
+            let series = bench::sql::Series {
+                rounds: *rounds,
+                seconds: *seconds,
+                clients: clients.clone(),
+                idle_clients: *idle_clients,
+            };
             bench::sql::run(&bench_options(common, 1)?, &series)
         }
         Bench::Starve { common, minutes } => {

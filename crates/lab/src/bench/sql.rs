@@ -4,6 +4,7 @@
 //! hits all alike. The proxy and PgBouncer reach PostgreSQL by its Unix socket and ask their clients for a SCRAM password;
 //! HAProxy passes bytes on over TCP, and a client has its server for as long as it is there.
 
+mod idle;
 mod peers;
 
 use std::fs;
@@ -18,6 +19,7 @@ use crate::files::{Plan, SQL_PROXY_PORT, Site};
 use crate::pgbench::{self, Mode};
 use crate::process::Kind;
 use crate::{interrupt, program, suite};
+use idle::Idle;
 use peers::Peer;
 
 /// Of pgbench, about 15 MB per unit: all of it stays in memory, so that the proxies are what is measured.
@@ -37,6 +39,8 @@ pub struct Series {
     /// How long each run takes.
     pub seconds: u32,
     pub clients: Vec<u32>,
+    /// How many do nothing, for the memory that each takes; 0: that is not measured.
+    pub idle_clients: u32,
 }
 
 /// What pgbench does in the runs of one cell.
@@ -69,6 +73,7 @@ fn loads(clients: &[u32]) -> Vec<Load> {
 /// One of those that are compared; the first is the SQL proxy.
 struct Subject {
     name: &'static str,
+    port: u16,
     conninfo: String,
     pid: i32,
 }
@@ -91,10 +96,20 @@ pub fn run(options: &Options, series: &Series) -> Result<()> {
     let member = cluster.data_members().next().context("the cluster has a member")?;
     let proxy = member.process(Kind::SqlProxy).context("no SQL proxy runs")?.pid;
     let through = |port| pgbench::through(&[&member.site], port, &cluster.name());
-    let mut subjects = vec![Subject { name: "mainstay", conninfo: through(SQL_PROXY_PORT), pid: proxy }];
+    let mut subjects = vec![Subject {
+        name: "mainstay",
+        port: SQL_PROXY_PORT,
+        conninfo: through(SQL_PROXY_PORT),
+        pid: proxy,
+    }];
     let peers = Peer::start_all(member, cluster.base())?;
     for peer in &peers {
-        subjects.push(Subject { name: peer.name, conninfo: through(peer.port), pid: peer.pid() });
+        subjects.push(Subject {
+            name: peer.name,
+            port: peer.port,
+            conninfo: through(peer.port),
+            pid: peer.pid(),
+        });
     }
     let mut rows = Vec::new();
     let mut ratios = Vec::new();
@@ -120,6 +135,38 @@ pub fn run(options: &Options, series: &Series) -> Result<()> {
     );
     if let Some(mean) = geometric_mean(&ratios) {
         println!("Geometric mean of the ratios of {} cells without -C: {mean:.2}", ratios.len());
+    }
+    if series.idle_clients > 0 {
+        // HAProxy would need a server for each.
+        let poolers = subjects
+            .iter()
+            .filter(|subject| peers.iter().all(|peer| peer.port != subject.port || peer.pools()));
+        memory(options, &member.site, &cluster.name(), poolers, series.idle_clients)?;
+    }
+    Ok(())
+}
+
+/// What clients cost that do nothing.
+fn memory<'a>(
+    options: &Options,
+    site: &Site,
+    cluster: &str,
+    subjects: impl Iterator<Item = &'a Subject>,
+    clients: u32,
+) -> Result<()> {
+    for subject in subjects {
+        for is_encrypted in [false, true] {
+            let bytes =
+                Idle::new(site, cluster, subject.port, is_encrypted)?.measure(subject.pid, clients)?;
+            let how = if is_encrypted { "with TLS" } else { "in plain text" };
+            println!("{}: {bytes} bytes for each of {clients} idle clients {how}", subject.name);
+            let Some(path) = &options.out else { continue };
+            let line = json!({
+                "bench": "sql-idle", "proxy": subject.name, "clients": clients, "is_encrypted": is_encrypted,
+                "bytes_per_client": bytes,
+            });
+            suite::append(path, &line)?;
+        }
     }
     Ok(())
 }

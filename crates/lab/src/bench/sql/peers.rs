@@ -54,6 +54,10 @@ impl Peer {
         self.child.id().cast_signed()
     }
 
+    pub(super) fn pools(&self) -> bool {
+        self.most_clients == u32::MAX
+    }
+
     pub(super) fn is_able(&self, load: Load) -> bool {
         load.clients <= self.most_clients && (load.mode != Mode::Prepared || self.prepares)
     }
@@ -126,7 +130,7 @@ fn verifier(site: &Site) -> Result<String> {
 }
 
 fn configuration(site: &Site, users: &Path) -> String {
-    let most = 1_000;
+    let most = 100_000;
     // PostgreSQL's own, which its user can read.
     let of_postgres = |name: &str| site.directory.join("postgresql").join(name);
     let certificate = (of_postgres("server.crt"), of_postgres("server.key"));
