@@ -14,13 +14,13 @@ use mainstay_pgwire::frame::{self, push_string};
 use mainstay_pgwire::scram::{ClientExchange, ClientKey};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::server::{Backend, Server, next_message, parameter};
 use crate::session_settings::SessionSettings;
 use crate::settings::within;
-use crate::stream::{Connection, Stream};
+use crate::stream::{Connection, LocalSocket, Stream};
 
 /// Where a PostgreSQL listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,7 +96,7 @@ pub(crate) async fn dial(
 /// Connects, without a login.
 pub(crate) async fn connect(place: &Place, tls: Option<&Arc<ClientConfig>>) -> Result<Stream, DialError> {
     match place {
-        Place::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path).await?)),
+        Place::Unix(path) => Ok(Stream::Unix(LocalSocket::connect(path).await?)),
         Place::Tcp(address) => {
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;

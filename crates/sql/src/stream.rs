@@ -1,5 +1,7 @@
 //! One socket, plain or encrypted, with what could not be written yet.
 
+mod local;
+
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
@@ -7,12 +9,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
+
+pub(crate) use local::LocalSocket;
 
 /// The kinds of sockets on either side. Encrypted ones are boxed: most are not, and all idle ones are kept.
 pub(crate) enum Stream {
     Tcp(TcpStream),
-    Unix(UnixStream),
+    Unix(LocalSocket),
     Accepted(Box<tokio_rustls::server::TlsStream<TcpStream>>),
     Dialled(Box<tokio_rustls::client::TlsStream<TcpStream>>),
 }
@@ -22,7 +26,7 @@ impl Stream {
         let mut buffer = ReadBuf::new(buffer);
         ready!(match self {
             Stream::Tcp(stream) => Pin::new(stream).poll_read(context, &mut buffer),
-            Stream::Unix(stream) => Pin::new(stream).poll_read(context, &mut buffer),
+            Stream::Unix(stream) => return stream.poll_read(context, buffer.initialize_unfilled()),
             Stream::Accepted(stream) => Pin::new(&mut **stream).poll_read(context, &mut buffer),
             Stream::Dialled(stream) => Pin::new(&mut **stream).poll_read(context, &mut buffer),
         })?;
@@ -32,7 +36,7 @@ impl Stream {
     fn poll_write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self {
             Stream::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
-            Stream::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+            Stream::Unix(stream) => stream.poll_write(context, bytes),
             Stream::Accepted(stream) => Pin::new(&mut **stream).poll_write(context, bytes),
             Stream::Dialled(stream) => Pin::new(&mut **stream).poll_write(context, bytes),
         }
@@ -51,7 +55,7 @@ impl Stream {
     fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
         let ready = match self {
             Stream::Tcp(stream) => stream.poll_read_ready(context),
-            Stream::Unix(stream) => stream.poll_read_ready(context),
+            Stream::Unix(stream) => return stream.poll_readable(context),
             Stream::Accepted(_) | Stream::Dialled(_) => return Poll::Ready(()),
         };
         ready.map(drop)
