@@ -220,6 +220,11 @@ fn the_unix_socket_is_used_where_there_is_one() {
     wait_for("a connection by the socket", || {
         client.ok("SELECT pg_backend_pid(), inet_client_addr()")[0][1].is_none()
     });
+    // More than fits into it, both ways.
+    let long = "x".repeat(20_000_000);
+    assert_eq!(client.one(&format!("SELECT length('{long}')")), "20000000");
+    assert_eq!(client.one("SELECT repeat('x', 20000000)").len(), long.len());
+    assert_eq!(client.one("SELECT 1"), "1");
 }
 
 #[test]
