@@ -53,6 +53,24 @@ fn a_statement_is_cancelled_by_its_client_only() {
     }
 }
 
+/// A request takes no place in the pool, and all may come at once.
+#[test]
+fn a_full_pool_keeps_no_cancel_waiting() {
+    let proxy = Proxy::with(Postgres::shared(), Settings { default_pool_size: 3, ..settings() });
+    let mut clients: Vec<Wire> = (0..3).map(|_| sleeping(&proxy)).collect();
+    let (began, proxy) = (Instant::now(), &proxy);
+    std::thread::scope(|scope| {
+        for key in clients.iter().map(|client| client.key.clone()) {
+            scope.spawn(move || cancel(proxy, key));
+        }
+    });
+    for client in &mut clients {
+        assert_eq!(code(outcome(&client.until_ready())), "57014");
+        assert_eq!(client.one("SELECT 1"), "1");
+    }
+    assert!(began.elapsed() < Duration::from_secs(10));
+}
+
 /// A request that is still on its way when its statement ends must not hit the next one on the same server.
 #[test]
 fn a_late_cancel_hits_nobody_else() {

@@ -69,6 +69,29 @@ fn extended_copies_take_a_sync_early_or_late() {
     one.ok("DROP TABLE synced");
 }
 
+#[test]
+fn a_prepared_copy_works_and_fails_on_any_server() {
+    let proxy = Proxy::of_size(2);
+    let (mut one, mut two) = (proxy.client(), proxy.client());
+    table(&mut one, "prepared_copy");
+    one.parse("in", "COPY prepared_copy FROM STDIN").parse("out", "COPY prepared_copy TO STDOUT").sync().go();
+    for moves in [false, true] {
+        if moves {
+            two.ok("BEGIN");
+        }
+        for (row, wanted) in [(&b"1\ta\n"[..], "-"), (b"bad\n", "22P02")] {
+            one.bind("", "in", &[]).execute("").sync().send();
+            copy_begins(&mut one);
+            let messages = one.copy_data(row).message(b'c', |_| {}).sync().go();
+            assert_eq!(code(outcome(&messages)), wanted);
+        }
+        let messages = one.bind("", "out", &[]).execute("").sync().go();
+        assert_eq!(kinds(&messages), if moves { "2HddcCZ" } else { "2HdcCZ" });
+    }
+    two.ok("COMMIT");
+    one.ok("DROP TABLE prepared_copy");
+}
+
 /// What is left of a copy that has failed took a server, and kept it.
 #[test]
 fn a_copy_that_fails_gives_its_server_back() {
