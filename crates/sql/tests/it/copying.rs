@@ -85,6 +85,12 @@ fn a_prepared_copy_works_and_fails_on_any_server() {
             let messages = one.copy_data(row).message(b'c', |_| {}).sync().go();
             assert_eq!(code(outcome(&messages)), wanted);
         }
+        // Whoever waits for the error before it ends its data.
+        one.bind("", "in", &[]).execute("").sync().send();
+        copy_begins(&mut one);
+        one.copy_data(b"bad\n").flush().send();
+        assert_eq!(one.next().unwrap().0, b'E');
+        assert_eq!(kinds(&one.message(b'c', |_| {}).sync().go()), "Z");
         let messages = one.bind("", "out", &[]).execute("").sync().go();
         assert_eq!(kinds(&messages), if moves { "2HddcCZ" } else { "2HdcCZ" });
     }

@@ -64,6 +64,8 @@ fn a_database_that_does_not_exist_is_named_by_postgresql() {
     let proxy = Proxy::new();
     let failure = proxy.try_connect(&[("user", "app"), ("database", "nowhere")], "secret").err().unwrap();
     assert_eq!((failure.severity.as_str(), failure.code.as_str()), ("FATAL", "3D000"));
+    // Which databases there are is for those to know who are let in.
+    assert_eq!(code(proxy.try_connect(&[("user", "app"), ("database", "nowhere")], "wrong")), "28P01");
 }
 
 #[test]
