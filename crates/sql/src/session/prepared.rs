@@ -126,7 +126,12 @@ impl Session {
     /// Sees to it that the server's unnamed statement is this client's.
     fn have_unnamed(&mut self, output: &mut Vec<u8>) {
         let Some(server) = self.server.as_mut() else { return };
-        if self.unnamed.id != 0 && server.unnamed != self.unnamed.id {
+        if self.unnamed.id == 0 {
+            // The client has none, and is to be told so, whatever another one has left there.
+            server.unnamed = 0;
+            self.reply(ReplyKind::Swallow, None);
+            push(output, b'C', |out| out.extend_from_slice(b"S\0"));
+        } else if server.unnamed != self.unnamed.id {
             server.unnamed = self.unnamed.id;
             self.reply(ReplyKind::Swallow, None);
             count(&self.pool.counters.server_parses, 1);

@@ -5,6 +5,7 @@ mod cancelling;
 mod certificates;
 mod closing;
 mod console;
+mod conversations;
 mod copying;
 mod failover;
 mod floods;
