@@ -47,7 +47,7 @@ fn say(wire: &mut Wire, line: &str) -> Option<usize> {
     let kind = |at: usize| words.get(at).and_then(|kind| kind.bytes().next());
     match verb {
         "query" => drop(wire.simple(rest)),
-        "parse" => drop(wire.parse(name(0), rest.split_once(' ')?.1)),
+        "parse" => drop(wire.parse(name(0), rest.split_once(' ').map_or("", |(_, text)| text))),
         "bind" => drop(wire.bind(name(0), name(1), words.get(2..).unwrap_or_default())),
         "describe" => drop(wire.describe(kind(0)?, name(1))),
         "close" => drop(wire.close(kind(0)?, name(1))),
