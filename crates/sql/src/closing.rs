@@ -12,6 +12,8 @@ use crate::worker::Worker;
 /// Clients whose transactions do not end are not waited for longer than this.
 const DRAIN: Duration = Duration::from_secs(5);
 
+const LOOK: Duration = Duration::from_millis(10);
+
 /// Whether the proxy ends, and how. Each is more pressing than the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Closing {
@@ -56,18 +58,24 @@ fn press(closing: &mut Closing, how: Closing) -> bool {
 
 /// Waits for a worker's clients, as long as they are to be waited for.
 pub(crate) async fn let_go(worker: &Rc<Worker>, closing: &mut watch::Receiver<Closing>) {
-    let gone = |with_console| async move {
-        while worker.client_count(with_console) > 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+    // Of all workers: whoever looks at the console of one sees to the clients of the others.
+    let all_gone = async {
+        while worker.shared.crew.ask(|worker| worker.client_count(false)).await.iter().sum::<usize>() > 0 {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    let gone = async {
+        while worker.client_count(true) > 0 {
+            tokio::time::sleep(LOOK).await;
         }
     };
     tokio::select! {
-        () = gone(false) => {}
+        () = all_gone => {}
         _ = closing.wait_for(|closing| *closing > Closing::WhenClientsGone) => {}
     }
     worker.close();
     tokio::select! {
-        () = gone(true) => {}
+        () = gone => {}
         () = async {
             let _ = closing.wait_for(|closing| *closing == Closing::Soon).await;
             tokio::time::sleep(DRAIN).await;

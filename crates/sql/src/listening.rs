@@ -28,6 +28,8 @@ type Channels = BTreeSet<Box<str>>;
 
 /// How long the connection stays when nobody listens any more.
 const LINGER: Duration = Duration::from_secs(10);
+/// For the connection to listen; a session that has waited in vain keeps its server.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// The pause after a failed login.
 const RETRY: Duration = Duration::from_millis(500);
 /// A client that does not read is not kept more for.
@@ -144,26 +146,21 @@ impl Listening {
     ) -> Result<bool, AskError> {
         let this = &pool.listening;
         this.add(pool, worker, subscription, channels);
-        let patience = worker.settings().server_connect_timeout;
-        let mark_channel = Listening::mark_channel(worker);
-        let is_heard =
-            crate::settings::within(patience.max(RETRY), this.until_heard(channels)).await.is_some();
+        let is_heard = tokio::time::timeout(PATIENCE, this.until_heard(channels)).await.is_ok();
         // The mark is written like any other notification, which only the primary takes.
         let may_write = worker.routing.may_send(&server.backend, Access::ReadWrite, worker.tick());
-        if !is_heard || !may_write {
+        let outcome = if is_heard && may_write {
+            mark(&Listening::mark_channel(worker), subscription, server).await
+        } else {
+            Ok(false)
+        };
+        if !matches!(outcome, Ok(true)) {
+            // Or else both would hear them.
+            subscription.awaited.set(None);
             subscription.leave(|channel| channels.iter().any(|left| **left == *channel));
-            return Ok(false);
+            this.recount();
         }
-        let mark = NEXT_MARK.fetch_add(1, Ordering::Relaxed);
-        subscription.awaited.set(Some(mark));
-        let quoted = quoted_identifier(&mark_channel);
-        server.ask(&format!("LISTEN {quoted}; NOTIFY {quoted}, '{mark}'")).await?;
-        until_marked(server, &mark_channel, mark).await?;
-        let told = std::mem::take(&mut server.overheard);
-        server.ask("UNLISTEN *").await?;
-        // What it has heard behind the mark comes from here.
-        server.overheard = told;
-        Ok(true)
+        outcome
     }
 
     fn add(
@@ -324,6 +321,31 @@ fn change(from: &Channels, to: &Channels) -> String {
     let gone = from.difference(to).map(|channel| format!("UNLISTEN {};", quoted_identifier(channel)));
     let new = to.difference(from).map(|channel| format!("LISTEN {};", quoted_identifier(channel)));
     gone.chain(new).collect()
+}
+
+/// Has the subscription hear from a mark on, and the server up to it. `false`: PostgreSQL does not want it, and nothing has changed.
+async fn mark(
+    mark_channel: &str,
+    subscription: &Subscription,
+    server: &mut Server,
+) -> Result<bool, AskError> {
+    let mark = NEXT_MARK.fetch_add(1, Ordering::Relaxed);
+    subscription.awaited.set(Some(mark));
+    let quoted = quoted_identifier(mark_channel);
+    match server.ask(&format!("LISTEN {quoted}; NOTIFY {quoted}, '{mark}'")).await {
+        Ok(_) => {}
+        Err(AskError::Refused(sqlstate, message)) => {
+            debug!(sqlstate, message, "nobody listens in place of a session");
+            return Ok(false);
+        }
+        Err(error) => return Err(error),
+    }
+    until_marked(server, mark_channel, mark).await?;
+    let told = std::mem::take(&mut server.overheard);
+    server.ask("UNLISTEN *").await?;
+    // What it has heard behind the mark comes from the other one.
+    server.overheard = told;
+    Ok(true)
 }
 
 /// Waits for the mark, which stands in what the server has told or is still to come, and takes it out.

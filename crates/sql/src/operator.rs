@@ -135,6 +135,7 @@ async fn take(shared: &Shared, mut new: Settings) -> Answer {
     if let Some(encryption) = &shared.client_tls {
         encryption.set_clients(new.client_tls_ca_file.as_deref());
         if let Err(error) = encryption.renew() {
+            encryption.set_clients(old.client_tls_ca_file.as_deref());
             return Answer::Failed(format!("{error}; the settings are as they were"));
         }
     }
