@@ -73,7 +73,10 @@ impl Session {
                     }
                 },
             };
-            is_ready |= header.kind == b'Z';
+            if header.kind == b'Z' {
+                is_ready = true;
+                run = if self.push_heard(&mut output, &bytes[run..at]) { at } else { run };
+            }
             if !matches!(fate, Fate::Forward) {
                 output.extend_from_slice(&bytes[run..at]);
                 run = at + message.len();

@@ -30,6 +30,21 @@ impl Session {
         Ok(())
     }
 
+    /// Appends what stands before it and what has come during the transaction that ends now, which PostgreSQL tells before it says
+    /// that it is ready. False, and nothing, if nothing has come.
+    #[inline]
+    pub(super) fn push_heard(&self, output: &mut Vec<u8>, before: &[u8]) -> bool {
+        let is_at_rest = self.server.as_ref().is_some_and(|server| server.is_at_rest());
+        let Some(subscription) = self.listening.as_ref().filter(|_| is_at_rest) else { return false };
+        let heard = subscription.take();
+        if heard.is_empty() {
+            return false;
+        }
+        output.extend_from_slice(before);
+        output.extend_from_slice(&heard);
+        true
+    }
+
     /// Tells the client what has come, unless it is in the middle of something.
     #[inline]
     pub(super) fn tell_heard(&mut self, context: &mut Context<'_>) -> Poll<Step> {

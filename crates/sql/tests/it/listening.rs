@@ -99,7 +99,8 @@ fn a_transaction_is_told_when_it_has_ended() {
     one.ok("SELECT 1");
     assert!(one.heard.is_empty());
     one.ok("COMMIT");
-    assert_eq!(one.next(), pair("later", "now"));
+    // Before it is said that all is ready, as drivers expect who look only then.
+    assert_eq!(one.heard.pop_front(), Some(pair("later", "now")));
 }
 
 #[test]
