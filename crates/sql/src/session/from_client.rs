@@ -79,6 +79,7 @@ impl Session {
             let header = frame::header(&bytes[*at..])
                 .map_err(|error| Step::Ended(Some(refusal::protocol_violation(error))))?;
             let Some(header) = header else { return Ok(()) };
+            refuse_long(header)?;
             let here = (bytes.len() - *at).min(header.total);
             let looked_at = if header.kind == b'Q' { WHOLE_QUERY_BYTES } else { LOOKED_AT_BYTES };
             if here < header.total && here < looked_at && header.kind != b'd' {
@@ -198,6 +199,20 @@ impl Session {
             }
         }
     }
+}
+
+/// PostgreSQL ends the connection upon such a message, which is not only this client's (`PQ_SMALL_MESSAGE_LIMIT`).
+#[inline]
+fn refuse_long(header: frame::Header) -> Result<(), Step> {
+    const MOST_SHORT_BYTES: usize = 10_001;
+    if header.total > MOST_SHORT_BYTES
+        && matches!(header.kind, b'C' | b'D' | b'E' | b'H' | b'S' | b'X' | b'c' | b'f')
+    {
+        let what =
+            format!("invalid message length: {} bytes of type {:?}", header.total, char::from(header.kind));
+        return Err(Step::Ended(Some(refusal::protocol_violation(what))));
+    }
+    Ok(())
 }
 
 impl Server {

@@ -327,3 +327,19 @@ fn an_alteration_by_another_role_hinders_nobody() {
     waiting.join().unwrap();
     boss.ok("DROP TABLE migrated");
 }
+
+/// PostgreSQL ends the connection that a longer message comes by, and that is a server's.
+#[test]
+fn a_name_may_be_as_long_as_postgresql_takes_it() {
+    let proxy = Proxy::new();
+    let mut one = proxy.client();
+    let name = "a".repeat(9_000);
+    let messages = one.parse(&name, "SELECT $1::text").describe(b'S', &name).sync().go();
+    assert_eq!(kinds(&messages), "1tTZ", "{:?}", outcome(&messages));
+    assert_eq!(value(one.run(&name, &["abc"])), "abc");
+    assert_eq!(kinds(&one.close(b'S', &name).sync().go()), "3Z");
+    assert_eq!(code(one.run(&name, &["abc"])), "26000");
+    let pid = one.one("SELECT pg_backend_pid()");
+    assert_eq!(code(outcome(&one.describe(b'S', &"a".repeat(20_000)).sync().go())), "08P01");
+    assert_eq!(proxy.client().one("SELECT pg_backend_pid()"), pid);
+}
