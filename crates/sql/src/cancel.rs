@@ -2,6 +2,7 @@
 //! client here fits goes once to the proxies of the other members: an address in front of them all leads anywhere.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use mainstay_pgwire::frontend::cancel_request;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -25,6 +26,8 @@ pub(crate) struct CancelRequest {
 
 /// So many requests wait for other proxies at once; a stranger who makes them up gets no more out of it.
 const MOST_FORWARDED: usize = 64;
+
+const FORWARD_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Hands a request to the worker that has the client, and waits until it has been acted upon: a client that goes on when the
 /// connection is closed must not have its next statement cancelled.
@@ -80,7 +83,9 @@ fn cancel(worker: &Rc<Worker>, request: CancelRequest) {
 /// To all other proxies: only the one that has the client knows that it does.
 async fn forward(worker: &Rc<Worker>, request: &CancelRequest) {
     let message: Rc<[u8]> = cancel_request(request.pid, &request.secret, true).into();
-    let patience = worker.settings().cancel_wait_timeout;
+    // A member whose machine is gone must not keep the client waiting that has its answer.
+    let limit = worker.settings().cancel_wait_timeout;
+    let patience = if limit.is_zero() { FORWARD_PATIENCE } else { limit.min(FORWARD_PATIENCE) };
     let asked = worker.routing.routes().proxies.into_iter().map(|proxy| {
         let (worker, message) = (Rc::clone(worker), Rc::clone(&message));
         tokio::task::spawn_local(async move {

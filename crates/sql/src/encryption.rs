@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use mainstay_net::pki;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
@@ -95,7 +95,13 @@ impl Acceptor {
                 builder.with_client_cert_verifier(verifier)
             }
         };
-        let tls = TlsAcceptor::from(Arc::new(builder.with_cert_resolver(Arc::new(shown))));
+        let mut config = builder.with_cert_resolver(Arc::new(shown));
+        if stamp.clients.is_some() {
+            // A session that is resumed would not be asked for its certificate again.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
+        let tls = TlsAcceptor::from(Arc::new(config));
         Ok(Acceptor { stamp, tls, binding })
     }
 }

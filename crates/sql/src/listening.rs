@@ -6,16 +6,22 @@
 //! own, the mark. What its server hears before the mark it tells itself; what this connection hears behind it comes from here. Only
 //! when a session that listens already comes to listen to another channel as well, what is notified on both in that moment may
 //! change places.
+//!
+//! While the connection cannot be had a session keeps its server, and hands over when it is there.
+
+mod connection;
+mod messages;
+mod subscription;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 use std::time::Duration;
 
-use mainstay_pgwire::frame::{self, string};
+use mainstay_pgwire::frame;
 use tokio::sync::Notify;
 use tracing::debug;
 
@@ -23,17 +29,20 @@ use crate::pool::{Access, Pool};
 use crate::server::{AskError, Backend, Server};
 use crate::session_settings::quoted_identifier;
 use crate::worker::Worker;
+pub(crate) use messages::notification;
+use messages::{messages, without};
+pub(crate) use subscription::Subscription;
 
 type Channels = BTreeSet<Box<str>>;
 
-/// How long the connection stays when nobody listens any more.
-const LINGER: Duration = Duration::from_secs(10);
-/// For the connection to listen; a session that has waited in vain keeps its server.
+/// For the connection to listen; a session that has waited in vain keeps its server for now.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The pause after a failed login.
-const RETRY: Duration = Duration::from_millis(500);
-/// A client that does not read is not kept more for.
-const MOST_UNREAD_BYTES: usize = 16 << 20;
+/// For the mark, which no standby is waited for.
+const MARK_PATIENCE: Duration = Duration::from_secs(5);
+/// What a mark's channel begins with; no client is told of one.
+const MARK: &str = "mainstay_mark_";
+/// Bytes and names are passed on as they are only between sessions of one encoding.
+const ENCODING: &str = "UTF8";
 
 /// No two marks of a process are the same: its pools hear each other's.
 static NEXT_MARK: AtomicU64 = AtomicU64::new(1);
@@ -41,7 +50,10 @@ static NEXT_MARK: AtomicU64 = AtomicU64::new(1);
 /// Those of one pool that listen, and the connection that hears for them.
 #[derive(Default)]
 pub(crate) struct Listening {
-    subscriptions: RefCell<Vec<Weak<Subscription>>>,
+    /// Who listens to what. Those who have gone or left are taken out later.
+    by_channel: RefCell<HashMap<Box<str>, Vec<Weak<Subscription>>>>,
+    /// Who waits for which mark.
+    by_mark: RefCell<HashMap<u64, Weak<Subscription>>>,
     /// The connection, while there is one.
     backend: RefCell<Option<Rc<Backend>>>,
     /// What it listens to.
@@ -50,89 +62,28 @@ pub(crate) struct Listening {
     wanted: Notify,
     /// `heard` has changed.
     news: Notify,
+    /// Whoever logs in is to begin anew: there is another primary, perhaps.
+    abandon: Notify,
+    /// Sessions that keep a server to listen by, until the connection is there.
+    waiting: RefCell<Vec<Waker>>,
+    /// Counts the connections that there were.
+    generation: Cell<u64>,
     is_running: Cell<bool>,
-}
-
-/// One session's part in it.
-#[derive(Default)]
-pub(crate) struct Subscription {
-    /// Each with whether the mark has been heard since.
-    channels: RefCell<BTreeMap<Box<str>, bool>>,
-    awaited: Cell<Option<u64>>,
-    /// Whole messages, for the client.
-    unread: RefCell<Vec<u8>>,
-    waker: RefCell<Option<Waker>>,
-}
-
-impl Subscription {
-    /// What the client is to be told.
-    pub(crate) fn take(&self) -> Vec<u8> {
-        std::mem::take(&mut *self.unread.borrow_mut())
-    }
-
-    /// The task is woken when more comes.
-    pub(crate) fn wake_later(&self, waker: &Waker) {
-        let mut known = self.waker.borrow_mut();
-        if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            *known = Some(waker.clone());
-        }
-    }
-
-    /// More has come than is kept for a client that does not read, and the rest is lost.
-    pub(crate) fn has_overflowed(&self) -> bool {
-        self.unread.borrow().len() > MOST_UNREAD_BYTES
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.channels.borrow().is_empty()
-    }
-
-    /// Hears nothing of these any more, also of what has come and is unread.
-    pub(crate) fn leave(&self, is_left: impl Fn(&str) -> bool) {
-        self.channels.borrow_mut().retain(|channel, _| !is_left(channel));
-        let mut unread = self.unread.borrow_mut();
-        let mut kept = Vec::new();
-        for message in messages(&unread) {
-            if notification(&message[5..]).is_some_and(|(channel, _)| !is_left(channel)) {
-                kept.extend_from_slice(message);
-            }
-        }
-        *unread = kept;
-    }
-
-    fn tell(&self, message: &[u8]) {
-        if !self.has_overflowed() {
-            self.unread.borrow_mut().extend_from_slice(message);
-        }
-        if let Some(waker) = self.waker.borrow_mut().take() {
-            waker.wake();
-        }
-    }
-
-    fn hear(&self, channel: &str, message: &[u8]) {
-        if self.channels.borrow().get(channel) == Some(&true) {
-            self.tell(message);
-        }
-    }
-
-    fn hear_mark(&self, mark: u64) {
-        if self.awaited.get() == Some(mark) {
-            self.hear_all();
-        }
-    }
-
-    fn hear_all(&self) {
-        if self.awaited.take().is_some() {
-            self.channels.borrow_mut().values_mut().for_each(|is_on| *is_on = true);
-        }
-    }
+    /// The database's encoding is another: everybody listens by a server of one's own.
+    is_unfit: Cell<bool>,
+    /// Why there was no connection last.
+    trouble: RefCell<String>,
 }
 
 impl Listening {
     /// The channel on which the marks come: of this process alone.
     fn mark_channel(worker: &Worker) -> String {
         let secret: String = worker.shared.secret[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("mainstay_mark_{secret}")
+        format!("{MARK}{secret}")
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.get()
     }
 
     /// The session hears from here what its server has listened to until now. What the server has told up to the mark is in its
@@ -145,47 +96,106 @@ impl Listening {
         channels: &[Box<str>],
     ) -> Result<bool, AskError> {
         let this = &pool.listening;
-        this.add(pool, worker, subscription, channels);
-        let is_heard = tokio::time::timeout(PATIENCE, this.until_heard(channels)).await.is_ok();
+        let is_fit = server.parameters.get("client_encoding").is_some_and(|encoding| **encoding == *ENCODING);
+        let channels: Vec<_> =
+            channels.iter().filter(|channel| !channel.starts_with(MARK)).cloned().collect();
+        if !is_fit || this.is_unfit.get() || channels.is_empty() {
+            return Ok(false);
+        }
+        // The last mark goes before the next one: what stands between them would be nobody's.
+        if tokio::time::timeout(PATIENCE, subscription.settled()).await.is_err() {
+            return Ok(false);
+        }
+        let known = subscription.heard();
+        let added = this.add(subscription, &channels);
+        Listening::start(pool, worker);
+        let is_heard = tokio::time::timeout(PATIENCE, this.until_heard(&channels)).await.is_ok();
         // The mark is written like any other notification, which only the primary takes.
         let may_write = worker.routing.may_send(&server.backend, Access::ReadWrite, worker.tick());
         let outcome = if is_heard && may_write {
-            mark(&Listening::mark_channel(worker), subscription, server).await
+            let mark_channel = Listening::mark_channel(worker);
+            let mark = this.mark(&mark_channel, subscription, server, &known);
+            tokio::time::timeout(MARK_PATIENCE, mark).await.unwrap_or_else(|_| {
+                Err(AskError::Lost(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "it does not take a notification",
+                )))
+            })
         } else {
             Ok(false)
         };
         if !matches!(outcome, Ok(true)) {
             // Or else both would hear them.
-            subscription.awaited.set(None);
-            subscription.leave(|channel| channels.iter().any(|left| **left == *channel));
+            subscription.await_mark(None);
+            subscription.leave(|channel| added.contains(channel));
             this.recount();
         }
         outcome
     }
 
-    fn add(
+    /// Has the subscription hear from a mark on, and the server up to it. `false`: it is not to be, and nothing has changed.
+    async fn mark(
         &self,
-        pool: &Rc<Pool>,
-        worker: &Rc<Worker>,
+        mark_channel: &str,
         subscription: &Rc<Subscription>,
-        channels: &[Box<str>],
-    ) {
-        let mut of_session = subscription.channels.borrow_mut();
-        for channel in channels {
-            of_session.entry(channel.clone()).or_insert(false);
+        server: &mut Server,
+        known: &Channels,
+    ) -> Result<bool, AskError> {
+        let (mark, generation) = (NEXT_MARK.fetch_add(1, Ordering::Relaxed), self.generation());
+        subscription.await_mark(Some(mark));
+        self.by_mark.borrow_mut().insert(mark, Rc::downgrade(subscription));
+        let quoted = quoted_identifier(mark_channel);
+        // It promises nothing to anybody, so no disk and no standby is waited for.
+        let text = format!("SET LOCAL synchronous_commit = off; LISTEN {quoted}; NOTIFY {quoted}, '{mark}'");
+        match server.ask(&text).await {
+            Ok(_) => {}
+            Err(AskError::Refused(sqlstate, message)) => {
+                debug!(sqlstate, message, "nobody listens in place of a session");
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
         }
-        drop(of_session);
-        let mut known = self.subscriptions.borrow_mut();
-        known.retain(|known| known.strong_count() > 0);
-        if !known.iter().any(|known| std::ptr::eq(known.as_ptr(), Rc::as_ptr(subscription))) {
-            known.push(Rc::downgrade(subscription));
+        until_marked(server, mark_channel, mark).await?;
+        let told = std::mem::take(&mut server.overheard);
+        let is_done = self.generation() == generation;
+        let text = if is_done { "UNLISTEN *".to_owned() } else { format!("UNLISTEN {quoted}") };
+        server.ask(&text).await?;
+        // What it has heard behind the mark comes from the other one; if there is another connection now it has to be told here.
+        let behind = if is_done { Vec::new() } else { std::mem::take(&mut server.overheard) };
+        server.overheard = without(&told, |channel| known.contains(channel));
+        server.overheard.extend(behind);
+        Ok(is_done)
+    }
+
+    /// Answers which of them it has not listened to before.
+    fn add(&self, subscription: &Rc<Subscription>, channels: &[Box<str>]) -> Channels {
+        let added = subscription.add(channels);
+        let mut by_channel = self.by_channel.borrow_mut();
+        for channel in &added {
+            by_channel.entry(channel.clone()).or_default().push(Rc::downgrade(subscription));
         }
-        drop(known);
         self.wanted.notify_one();
-        if !self.is_running.replace(true) {
+        added
+    }
+
+    fn start(pool: &Rc<Pool>, worker: &Rc<Worker>) {
+        if !pool.listening.is_running.replace(true) {
             let (pool, worker) = (Rc::clone(pool), Rc::clone(worker));
-            tokio::task::spawn_local(async move { run(&pool, &worker).await });
+            tokio::task::spawn_local(async move { connection::run(&pool, &worker).await });
         }
+    }
+
+    /// The task is woken when there is a connection.
+    pub(crate) fn wake_when_there(pool: &Rc<Pool>, worker: &Rc<Worker>, waker: &Waker) {
+        if pool.listening.is_unfit.get() {
+            return;
+        }
+        let mut waiting = pool.listening.waiting.borrow_mut();
+        if !waiting.iter().any(|known| known.will_wake(waker)) {
+            waiting.push(waker.clone());
+        }
+        drop(waiting);
+        Listening::start(pool, worker);
     }
 
     /// Until the connection listens to all of them.
@@ -206,146 +216,41 @@ impl Listening {
 
     /// Ends the connection if it is one of these; another is made while somebody listens.
     pub(crate) fn end_if(&self, is_ended: impl Fn(&Backend) -> bool, why: &'static str) {
-        if let Some(backend) = self.backend.borrow().as_ref().filter(|backend| is_ended(backend)) {
-            backend.end(why);
+        match self.backend.borrow().as_ref() {
+            Some(backend) if is_ended(backend) => backend.end(why),
+            Some(_) => {}
+            None => self.abandon.notify_waiters(),
         }
     }
 
-    fn live(&self) -> Vec<Rc<Subscription>> {
-        self.subscriptions.borrow().iter().filter_map(Weak::upgrade).filter(|one| !one.is_empty()).collect()
+    fn is_needed(&self) -> bool {
+        !self.waiting.borrow().is_empty() || !self.channels().is_empty()
     }
 
-    /// What somebody listens to.
+    /// What somebody listens to. Takes out who has gone.
     fn channels(&self) -> Channels {
-        self.live().iter().flat_map(|one| one.channels.borrow().keys().cloned().collect::<Vec<_>>()).collect()
+        let mut by_channel = self.by_channel.borrow_mut();
+        by_channel.retain(|channel, those| {
+            those.retain(|one| one.upgrade().is_some_and(|one| one.wants(channel)));
+            !those.is_empty()
+        });
+        self.by_mark.borrow_mut().retain(|mark, one| one.upgrade().is_some_and(|one| one.awaits(*mark)));
+        by_channel.keys().cloned().collect()
     }
 
     fn deliver(&self, mark_channel: &str, message: &[u8]) {
         let Some((channel, payload)) = notification(&message[5..]) else { return };
         if channel == mark_channel {
-            if let Ok(mark) = payload.parse() {
-                self.live().iter().for_each(|one| one.hear_mark(mark));
+            let mark = payload.parse().ok().and_then(|mark| self.by_mark.borrow_mut().remove(&mark));
+            if let Some(one) = mark.and_then(|one| one.upgrade()) {
+                one.hear_all();
             }
-        } else {
-            self.live().iter().for_each(|one| one.hear(channel, message));
+            return;
+        }
+        for one in self.by_channel.borrow().get(channel).into_iter().flatten() {
+            one.upgrade().inspect(|one| one.hear(channel, message));
         }
     }
-}
-
-/// Hears for the pool, as long as somebody listens.
-async fn run(pool: &Rc<Pool>, worker: &Rc<Worker>) {
-    let this = &pool.listening;
-    loop {
-        if this.live().is_empty() {
-            // A client that comes back soon needs no new connection.
-            let _ = tokio::time::timeout(LINGER, this.wanted.notified()).await;
-            if this.live().is_empty() {
-                break;
-            }
-        }
-        match pool.connect_to_listen(worker).await {
-            Ok(mut server) => {
-                *this.backend.borrow_mut() = Some(Rc::clone(&server.backend));
-                let outcome = hear(this, worker, &mut server).await;
-                this.backend.take();
-                this.heard.borrow_mut().clear();
-                match outcome {
-                    Ok(()) => {}
-                    Err(error) => {
-                        debug!(?error, database = %pool.key.database, "who listens for clients has lost its server")
-                    }
-                }
-            }
-            Err(why) => {
-                debug!(why, database = %pool.key.database, "nobody can listen for clients");
-                tokio::time::sleep(RETRY).await;
-            }
-        }
-    }
-    this.is_running.set(false);
-}
-
-async fn hear(this: &Listening, worker: &Worker, server: &mut Server) -> Result<(), AskError> {
-    let mark_channel = Listening::mark_channel(worker);
-    server.ask(&format!("LISTEN {}", quoted_identifier(&mark_channel))).await?;
-    // A mark that was on its way when the last connection ended does not come any more.
-    this.live().iter().for_each(|one| one.hear_all());
-    let mut buffer = vec![0; 16 * 1024];
-    loop {
-        let wanted = this.channels();
-        if wanted.is_empty() {
-            if tokio::time::timeout(LINGER, this.wanted.notified()).await.is_err() {
-                return Ok(());
-            }
-            continue;
-        }
-        let change = change(&this.heard.borrow(), &wanted);
-        if !change.is_empty() {
-            // What is left is not heard from now on, also for those who come to it meanwhile.
-            this.heard.borrow_mut().retain(|channel| wanted.contains(channel));
-            server.ask(&change).await?;
-            *this.heard.borrow_mut() = wanted;
-            this.news.notify_waiters();
-        }
-        let overheard = std::mem::take(&mut server.overheard);
-        messages(&overheard).for_each(|message| this.deliver(&mark_channel, message));
-        take_in(this, &mark_channel, server)?;
-        tokio::select! {
-            () = this.wanted.notified() => {}
-            read = std::future::poll_fn(|context| server.connection.poll_read(context, &mut buffer)) => match read? {
-                0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-                read => server.connection.rest.extend_from_slice(&buffer[..read]),
-            }
-        }
-    }
-}
-
-/// Acts upon what the server has said unasked, as far as it is there as a whole.
-fn take_in(this: &Listening, mark_channel: &str, server: &mut Server) -> Result<(), AskError> {
-    let rest = std::mem::take(&mut server.connection.rest);
-    let mut at = 0;
-    for message in messages(&rest) {
-        at += message.len();
-        match message[0] {
-            b'A' => this.deliver(mark_channel, message),
-            b'S' | b'N' => {}
-            _ => return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()),
-        }
-    }
-    server.connection.rest = rest[at..].to_vec();
-    Ok(())
-}
-
-/// The statements by which one who listens to `from` listens to `to`; empty if they are the same.
-fn change(from: &Channels, to: &Channels) -> String {
-    let gone = from.difference(to).map(|channel| format!("UNLISTEN {};", quoted_identifier(channel)));
-    let new = to.difference(from).map(|channel| format!("LISTEN {};", quoted_identifier(channel)));
-    gone.chain(new).collect()
-}
-
-/// Has the subscription hear from a mark on, and the server up to it. `false`: PostgreSQL does not want it, and nothing has changed.
-async fn mark(
-    mark_channel: &str,
-    subscription: &Subscription,
-    server: &mut Server,
-) -> Result<bool, AskError> {
-    let mark = NEXT_MARK.fetch_add(1, Ordering::Relaxed);
-    subscription.awaited.set(Some(mark));
-    let quoted = quoted_identifier(mark_channel);
-    match server.ask(&format!("LISTEN {quoted}; NOTIFY {quoted}, '{mark}'")).await {
-        Ok(_) => {}
-        Err(AskError::Refused(sqlstate, message)) => {
-            debug!(sqlstate, message, "nobody listens in place of a session");
-            return Ok(false);
-        }
-        Err(error) => return Err(error),
-    }
-    until_marked(server, mark_channel, mark).await?;
-    let told = std::mem::take(&mut server.overheard);
-    server.ask("UNLISTEN *").await?;
-    // What it has heard behind the mark comes from the other one.
-    server.overheard = told;
-    Ok(true)
 }
 
 /// Waits for the mark, which stands in what the server has told or is still to come, and takes it out.
@@ -359,7 +264,8 @@ async fn until_marked(server: &mut Server, mark_channel: &str, mark: u64) -> Res
         let mut before = 0;
         for message in messages(&told) {
             if is_mark(message) {
-                server.overheard = told[..before].to_vec();
+                // Marks of others are no business of the client's.
+                server.overheard = without(&told[..before], |channel| channel.starts_with(MARK));
                 return Ok(());
             }
             before += message.len();
@@ -372,77 +278,5 @@ async fn until_marked(server: &mut Server, mark_channel: &str, mark: u64) -> Res
             b'N' => {}
             _ => return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()),
         }
-    }
-}
-
-/// The whole messages at the beginning.
-fn messages(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = bytes;
-    std::iter::from_fn(move || {
-        let header = frame::header(rest).ok().flatten()?;
-        let message = rest.get(..header.total)?;
-        rest = &rest[header.total..];
-        Some(message)
-    })
-}
-
-/// Channel and payload of a `NotificationResponse`.
-fn notification(body: &[u8]) -> Option<(&str, &str)> {
-    let (channel, rest) = string(body.get(4..)?)?;
-    let (payload, _) = string(rest)?;
-    Some((std::str::from_utf8(channel).ok()?, std::str::from_utf8(payload).ok()?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn message(channel: &str) -> Vec<u8> {
-        let mut out = Vec::new();
-        frame::push(&mut out, b'A', |out| {
-            out.extend_from_slice(&7_i32.to_be_bytes());
-            frame::push_string(out, channel);
-            frame::push_string(out, "x");
-        });
-        out
-    }
-
-    #[test]
-    fn a_session_hears_its_channels_from_the_mark_on() {
-        let subscription = Subscription::default();
-        subscription.channels.borrow_mut().insert("a".into(), false);
-        subscription.awaited.set(Some(3));
-        subscription.hear("a", &message("a"));
-        subscription.hear_mark(2);
-        subscription.hear("a", &message("a"));
-        assert!(subscription.take().is_empty());
-        subscription.hear_mark(3);
-        subscription.hear("a", &message("a"));
-        subscription.hear("b", &message("b"));
-        assert_eq!(subscription.take(), message("a"));
-    }
-
-    #[test]
-    fn what_is_left_is_not_told_any_more() {
-        let subscription = Subscription::default();
-        for channel in ["a", "b"] {
-            subscription.channels.borrow_mut().insert(channel.into(), true);
-            subscription.hear(channel, &message(channel));
-        }
-        subscription.leave(|channel| channel == "a");
-        subscription.hear("a", &message("a"));
-        assert_eq!(subscription.take(), message("b"));
-        subscription.leave(|_| true);
-        assert!(subscription.is_empty());
-    }
-
-    #[test]
-    fn only_what_is_different_is_said() {
-        let channels = |names: &[&str]| names.iter().map(|name| Box::from(*name)).collect::<Channels>();
-        assert_eq!(
-            change(&channels(&["a", "b"]), &channels(&["b", "c\"d"])),
-            "UNLISTEN \"a\";LISTEN \"c\"\"d\";"
-        );
-        assert_eq!(change(&channels(&["a"]), &channels(&["a"])), "");
     }
 }

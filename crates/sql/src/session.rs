@@ -86,6 +86,8 @@ pub(crate) struct Session {
     is_restoring: bool,
     /// What it listens to, if the pool listens for it.
     listening: Option<Rc<Subscription>>,
+    /// Which connection that listens was there when it was tried last to hand over to it.
+    tried: u64,
     /// What it has left since its last transaction (`UNLISTEN`), and whether that was done.
     unlistened: (Vec<Option<Box<str>>>, bool),
     /// Whether its server is its own, and no pool's.
@@ -143,6 +145,7 @@ impl Session {
             restore: Vec::new(),
             is_restoring: false,
             listening: None,
+            tried: 0,
             unlistened: (Vec::new(), false),
             passing: 0,
             drops_rest: false,
@@ -228,6 +231,9 @@ impl Session {
         let outcome = match server.ask(&question).await {
             Ok(rows) => {
                 let found = session_settings::inspected(&rows);
+                if let Some(subscription) = &self.listening {
+                    server.overheard = subscription.without_heard(&server.overheard);
+                }
                 (self.pin, self.restore) = (found.pin, found.restore);
                 let mut wanted = found.settings;
                 // Every server of readers has that by itself.

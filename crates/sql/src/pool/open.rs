@@ -156,6 +156,12 @@ impl Pool {
         let route = worker.routing.choose(self.key.access, &[]).ok_or_else(|| worker.routing.reason())?;
         let login = self.login(worker, &route, SessionSettings::default(), None);
         match dial(&route, worker.routing.epoch(), &login, worker.server_tls.as_ref()).await {
+            Ok(server)
+                if worker.halts.is_paused(&self.key)
+                    || !worker.routing.is_current(&server.backend, self.key.access) =>
+            {
+                Err("the primary has changed meanwhile, or the database is paused".to_owned())
+            }
             Ok(server) => Ok(server),
             Err(DialError::Refused(report)) => Err(report.message),
             Err(DialError::Unreachable(why)) => Err(why),

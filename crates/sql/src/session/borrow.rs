@@ -123,6 +123,10 @@ impl Session {
     /// The transaction has ended: the server is somebody else's, unless something ties it to this session.
     pub(super) fn unlink(&mut self) {
         self.may_commit = false;
+        if !self.unlistened.0.is_empty() {
+            // It was named, and not done.
+            self.unlistened = (Vec::new(), false);
+        }
         self.entry.is_committing.set(false);
         self.unanswered = Unanswered::default();
         self.entry.set(Activity::Idle, self.worker.now());

@@ -140,6 +140,9 @@ impl Session {
                     _ => Fate::Forward,
                 });
             }
+            b'A' => {
+                return Ok(if self.is_heard_elsewhere(body) { Fate::Swallow } else { Fate::Forward });
+            }
             b'S' => {
                 server.note_parameter(body);
                 // Functions set parameters too.

@@ -3,7 +3,7 @@
 use std::task::{Context, Poll};
 
 use super::{Session, Step};
-use crate::listening::Listening;
+use crate::listening::{Listening, notification};
 use crate::pool::Access;
 use crate::refusal;
 use crate::server::AskError;
@@ -23,6 +23,7 @@ impl Session {
             return Ok(());
         }
         let subscription = self.listening.get_or_insert_default();
+        self.tried = self.pool.listening.generation();
         if Listening::take_over(&self.pool, &self.worker, subscription, server, channels).await? {
             self.restore.retain(|statement| !session_settings::is_listen(statement));
             self.pin = Some(Pin::SqlPrepared).filter(|_| !self.restore.is_empty());
@@ -58,6 +59,13 @@ impl Session {
             && self.lost.is_none()
             && self.skips.is_none();
         subscription.wake_later(context.waker());
+        if self.pin == Some(Pin::Listen) && is_at_rest {
+            // It keeps its server only until there is somebody who listens for it.
+            if self.pool.listening.generation() > self.tried {
+                return Poll::Ready(Step::Inspect);
+            }
+            Listening::wake_when_there(&self.pool, &self.worker, context.waker());
+        }
         if !is_at_rest || self.client.is_clogged() {
             return Poll::Pending;
         }
@@ -65,6 +73,12 @@ impl Session {
             Ok(()) => Poll::Pending,
             Err(_) => Poll::Ready(Step::Ended(None)),
         }
+    }
+
+    /// Whether a notification comes from elsewhere as well.
+    pub(super) fn is_heard_elsewhere(&self, body: &[u8]) -> bool {
+        let Some(subscription) = &self.listening else { return false };
+        notification(body).is_some_and(|(channel, _)| subscription.hears(channel))
     }
 
     /// Keeps in mind what a statement leaves if it is done.

@@ -189,3 +189,68 @@ fn the_connection_that_listens_is_made_anew() {
         !one.is_quiet()
     });
 }
+
+/// Drivers say `LISTEN` again and again, to be sure.
+#[test]
+fn who_listens_twice_hears_once() {
+    let proxy = Proxy::of_size(3);
+    let (mut one, mut two) = (Listener::new(&proxy), proxy.client());
+    one.ok("LISTEN again");
+    one.ok("SELECT 1");
+    for n in 0..20 {
+        let begun = n % 2 == 0;
+        if begun {
+            one.wire.simple("LISTEN again").send();
+        }
+        two.ok(&format!("NOTIFY again, '{n}'"));
+        if begun {
+            let messages = one.wire.until_ready();
+            one.keep(&messages);
+        }
+    }
+    // Tied to its server by something else it hears by both.
+    one.ok("CREATE TEMP TABLE tied ()");
+    one.ok("LISTEN again");
+    two.ok("NOTIFY again, '20'");
+    for n in 0..=20 {
+        assert_eq!(one.next(), pair("again", &n.to_string()));
+    }
+    assert!(one.is_quiet());
+}
+
+/// As long as nobody can listen for them sessions keep their servers, and not for longer.
+#[test]
+fn servers_come_back_when_somebody_can_listen() {
+    let proxy = Proxy::of_size(3);
+    let mut boss = proxy.postgres.admin();
+    let (mut one, mut two) = (Listener::new(&proxy), Listener::new(&proxy));
+    let mut other = proxy.client();
+    // With the servers of the pool the role has all that it may have.
+    for client in [&mut one.wire, &mut two.wire, &mut other] {
+        client.ok("BEGIN");
+    }
+    for client in [&mut one.wire, &mut two.wire, &mut other] {
+        client.ok("COMMIT");
+    }
+    boss.ok("ALTER ROLE app CONNECTION LIMIT 0");
+    one.ok("LISTEN late");
+    two.ok("LISTEN late");
+    let linked = "SELECT count(*) FROM pg_stat_activity WHERE query = 'UNLISTEN *' AND usename = 'app'";
+    assert_eq!(other.one("SELECT 1"), "1");
+    boss.ok("ALTER ROLE app CONNECTION LIMIT -1");
+    wait_for("both to hand over", || boss.one(linked).parse::<u32>().unwrap() >= 2);
+    other.ok("NOTIFY late, 'x'");
+    assert_eq!((one.next(), two.next()), (pair("late", "x"), pair("late", "x")));
+}
+
+/// What is passed from one session to another must be in the encoding of both.
+#[test]
+fn another_encoding_keeps_its_server() {
+    let proxy = Proxy::of_size(2);
+    let mut one = Listener::new(&proxy);
+    one.ok("SET client_encoding = 'LATIN1'");
+    one.ok("LISTEN other_encoding");
+    proxy.client().ok("SELECT pg_notify('other_encoding', U&'\\00e9')");
+    let (kind, body) = one.wire.next().unwrap();
+    assert_eq!((kind, &body[4..]), (b'A', &b"other_encoding\0\xe9\0"[..]));
+}
