@@ -1,13 +1,15 @@
 //! `LISTEN` in transaction mode: no server is held for it, and nothing is lost or told twice.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mainstay_pgwire::frame::string;
+use mainstay_sql::Settings;
 
-use crate::postgres::wait_for;
-use crate::proxy::Proxy;
+use crate::postgres::{Postgres, wait_for};
+use crate::proxy::{Proxy, settings};
 use crate::wire::{Message, Wire, code, outcome};
 
 /// Channel and payload.
@@ -221,7 +223,9 @@ fn who_listens_twice_hears_once() {
 /// As long as nobody can listen for them sessions keep their servers, and not for longer.
 #[test]
 fn servers_come_back_when_somebody_can_listen() {
-    let proxy = Proxy::of_size(3);
+    // Of its own, since the role is everybody's.
+    let postgres = Arc::new(Postgres::new());
+    let proxy = Proxy::with(postgres, Settings { default_pool_size: 3, ..settings() });
     let mut boss = proxy.postgres.admin();
     let (mut one, mut two) = (Listener::new(&proxy), Listener::new(&proxy));
     let mut other = proxy.client();
