@@ -67,10 +67,12 @@ const PINS: [(&str, Pin); 6] = [
 ];
 
 /// Asks PostgreSQL what the session has, instead of guessing it from the statements that were sent: functions set parameters
-/// and take locks too. Placeholders of extensions (`my.name`) are not in `pg_settings`, so they are asked for by name.
+/// and take locks too. What concerns one transaction only (its isolation) stands there as the session's also behind its end, and
+/// cannot be set behind a query. Placeholders of extensions (`my.name`) are not in `pg_settings`, so they are asked for by name.
 pub(crate) fn inspection(placeholders: &[Box<str>], user: &str) -> String {
     let mut text = String::from(
         "SELECT name, setting FROM pg_catalog.pg_settings WHERE source IN ('session', 'client') \
+         AND name NOT IN ('transaction_isolation', 'transaction_read_only', 'transaction_deferrable') \
          UNION ALL SELECT 'role', pg_catalog.current_setting('role') \
          UNION ALL SELECT '!temp', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_class \
          WHERE relnamespace = pg_catalog.pg_my_temp_schema()) \

@@ -69,6 +69,27 @@ fn what_is_set_in_a_transaction_is_kept_if_it_commits() {
     assert_eq!(two.one("SHOW work_mem"), "4MB");
 }
 
+/// Behind `SET TRANSACTION` `pg_settings` has the isolation as the session's. On a server whose default was another one that client
+/// was told that its settings cannot be had.
+#[test]
+fn the_isolation_of_a_transaction_is_no_setting_of_the_session() {
+    let proxy = Proxy::new();
+    let (mut one, mut two) = (proxy.client(), proxy.client());
+    one.ok("BEGIN");
+    one.ok("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ ONLY, DEFERRABLE");
+    one.ok("SET work_mem = '5MB'");
+    one.ok("COMMIT");
+    two.ok("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE");
+    for _ in 0..2 {
+        assert_eq!(one.one("SHOW transaction_isolation"), "read committed");
+        assert_eq!(
+            (one.one("SHOW transaction_read_only"), one.one("SHOW work_mem")),
+            ("off".into(), "5MB".into())
+        );
+        assert_eq!(two.one("SHOW transaction_isolation"), "serializable");
+    }
+}
+
 /// A parameter that a function sets is reported by the server only if it is one of those that clients need to know.
 #[test]
 fn what_a_function_sets_and_the_server_reports_is_seen() {
