@@ -47,10 +47,6 @@ fn main() {
     };
     let (port, postgres) = (postgres.port, Arc::new(postgres));
     let proxy = proxy::Proxy::with(Arc::clone(&postgres), settings);
-    if std::env::var_os("STAND_UNIX").is_some() {
-        let directory = postgres.scratch.0.clone();
-        proxy.member.tell(|routes| routes.primary.as_mut().expect("a primary").socket_dir = Some(directory));
-    }
     let mut out = stdout();
     writeln!(out, "{port} {}", proxy.port).and_then(|()| out.flush()).expect("standard output takes it");
     let _ = stdin().read_to_end(&mut Vec::new());

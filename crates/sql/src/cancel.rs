@@ -12,7 +12,7 @@ use tracing::debug;
 use crate::dial::{DialError, Place, connect};
 use crate::settings::within;
 use crate::stream::Connection;
-use crate::worker::Worker;
+use crate::worker::{ClientEntry, Worker};
 
 /// What a client sends to have its statement cancelled.
 #[derive(Debug)]
@@ -45,8 +45,8 @@ pub(crate) async fn route(worker: &Worker, pid: i32, secret: &[u8], is_forwarded
 pub(crate) async fn attend(worker: Rc<Worker>, mut requests: UnboundedReceiver<CancelRequest>) {
     let forwarded = Rc::new(());
     while let Some(request) = requests.recv().await {
-        if worker.to_cancel(&request).is_some() {
-            cancel(&worker, request);
+        if let Some(entry) = worker.to_cancel(&request) {
+            cancel(&worker, &entry, request);
         } else if !request.is_forwarded && Rc::strong_count(&forwarded) <= MOST_FORWARDED {
             let (worker, counted) = (Rc::clone(&worker), Rc::clone(&forwarded));
             tokio::task::spawn_local(async move {
@@ -58,8 +58,7 @@ pub(crate) async fn attend(worker: Rc<Worker>, mut requests: UnboundedReceiver<C
 }
 
 /// Of a client of this worker.
-fn cancel(worker: &Rc<Worker>, request: CancelRequest) {
-    let Some(entry) = worker.to_cancel(&request) else { return };
+fn cancel(worker: &Rc<Worker>, entry: &ClientEntry, request: CancelRequest) {
     entry.is_cancelled.set(true);
     // The wait of a commit for its standbys is not cancelled: it would be a commit that may be lost.
     if entry.is_committing.get() {

@@ -122,12 +122,7 @@ pub(crate) fn deallocated(text: &[u8]) -> Option<String> {
         rest = after.trim_start();
     }
     let (name, rest) = match rest.strip_prefix('"') {
-        Some(quoted) => {
-            // Two quotes are one of the name.
-            let doubled = quoted.replace("\"\"", "\0\0");
-            let end = doubled.find('"')?;
-            (doubled[..end].replace("\0\0", "\""), &quoted[end + 1..])
-        }
+        Some(quoted) => quoted_name(quoted)?,
         None => {
             let end = rest.find(|c: char| c == ';' || c.is_ascii_whitespace()).unwrap_or(rest.len());
             let name = rest[..end].to_ascii_lowercase();
@@ -138,6 +133,14 @@ pub(crate) fn deallocated(text: &[u8]) -> Option<String> {
         }
     };
     rest.bytes().all(is_blank).then_some(name).filter(|name| !name.is_empty())
+}
+
+/// The name up to the quotation mark that ends it, and what follows.
+fn quoted_name(quoted: &str) -> Option<(String, &str)> {
+    // Two quotes are one of the name.
+    let doubled = quoted.replace("\"\"", "\0\0");
+    let end = doubled.find('"')?;
+    Some((doubled[..end].replace("\0\0", "\""), &quoted[end + 1..]))
 }
 
 /// What each `UNLISTEN` in a text names, as PostgreSQL understands it; `None` for `*`. What stands in a string or a comment counts
@@ -155,10 +158,7 @@ pub(crate) fn unlistened(text: &[u8]) -> Vec<Option<Box<str>>> {
             return Some(None);
         }
         let mut name = match rest.strip_prefix('"') {
-            Some(quoted) => {
-                let doubled = quoted.replace("\"\"", "\0\0");
-                doubled.split('"').next()?.replace("\0\0", "\"")
-            }
+            Some(quoted) => quoted_name(quoted)?.0,
             None => {
                 let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$');
                 rest.split(|c| !is_part(c)).next()?.to_ascii_lowercase()

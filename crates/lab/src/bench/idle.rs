@@ -68,7 +68,7 @@ fn ticks(pid: i32) -> Result<u64> {
 }
 
 /// Resident memory in bytes: all of it, and with what is shared counted in parts.
-fn memory(pid: i32) -> Result<(u64, u64)> {
+pub(super) fn memory(pid: i32) -> Result<(u64, u64)> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))
         .with_context(|| format!("the memory of process {pid} cannot be read"))?;
     let kilobytes = |name: &str| {

@@ -153,9 +153,7 @@ impl Pool {
         if worker.halts.is_paused(&self.key) {
             return Err("the database is paused".to_owned());
         }
-        let route = worker.routing.choose(self.key.access, &[]).ok_or_else(|| worker.routing.reason())?;
-        let login = self.login(worker, &route, SessionSettings::default(), None);
-        match dial(&route, worker.routing.epoch(), &login, worker.server_tls.as_ref()).await {
+        match self.connect(worker, SessionSettings::default(), None).await {
             Ok(server)
                 if worker.halts.is_paused(&self.key)
                     || !worker.routing.is_current(&server.backend, self.key.access) =>
@@ -175,13 +173,23 @@ impl Pool {
         base: SessionSettings,
         replication: Box<str>,
     ) -> Result<Box<Server>, Report> {
-        let route = worker.routing.choose(self.key.access, &[]);
-        let route = route.ok_or_else(|| refusal::no_primary(0, &worker.routing.reason()))?;
-        let login = self.login(worker, &route, base, Some(replication));
-        match dial(&route, worker.routing.epoch(), &login, worker.server_tls.as_ref()).await {
+        match self.connect(worker, base, Some(replication)).await {
             Ok(server) => Ok(Box::new(server)),
             Err(DialError::Refused(report)) => Err(report),
             Err(DialError::Unreachable(why)) => Err(refusal::no_primary(0, &why)),
         }
+    }
+
+    /// One more connection, which nobody counts.
+    async fn connect(
+        &self,
+        worker: &Worker,
+        base: SessionSettings,
+        replication: Option<Box<str>>,
+    ) -> Result<Server, DialError> {
+        let route = worker.routing.choose(self.key.access, &[]);
+        let route = route.ok_or_else(|| DialError::Unreachable(worker.routing.reason()))?;
+        let login = self.login(worker, &route, base, replication);
+        dial(&route, worker.routing.epoch(), &login, worker.server_tls.as_ref()).await
     }
 }

@@ -91,11 +91,7 @@ impl Session {
     /// The same of a statement that was prepared; `None`: the unnamed one.
     pub(super) fn note_unlistened_bound(&mut self, statement: Option<&Statement>) {
         if self.listening.is_some() {
-            let text = match statement {
-                Some(statement) => statement.text(),
-                None => self.unnamed.text(),
-            };
-            let left = sql_text::unlistened(text);
+            let left = sql_text::unlistened(self.text_of(statement));
             self.unlistened.0.extend(left);
         }
     }

@@ -27,11 +27,13 @@ impl Session {
         if self.worker.log_min_duration.get().is_none() {
             return;
         }
-        let text = match statement {
-            Some(statement) => statement.text().to_vec(),
-            None => self.unnamed.text().to_vec(),
-        };
+        let text = self.text_of(statement).to_vec();
         self.keep_text(&text);
+    }
+
+    /// `None`: of the unnamed one.
+    pub(super) fn text_of<'a>(&'a self, statement: Option<&'a Statement>) -> &'a [u8] {
+        statement.map_or_else(|| self.unnamed.text(), Statement::text)
     }
 
     fn keep_text(&mut self, text: &[u8]) {

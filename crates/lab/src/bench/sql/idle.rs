@@ -1,6 +1,5 @@
 //! What a client costs a proxy that has logged in, has asked something once, and does nothing since.
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -15,6 +14,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
+use crate::bench::idle::memory;
 use crate::files::{self, APPLICATION, Site};
 use crate::interrupt;
 
@@ -53,13 +53,13 @@ impl Idle {
             interrupt::check()?;
             if number == FIRST {
                 interrupt::pause(SETTLE)?;
-                before = resident(pid)?;
+                (before, _) = memory(pid)?;
             }
             let client = self.connect(number).with_context(|| format!("client {number} does not get in"))?;
             all.push(client);
         }
         interrupt::pause(SETTLE)?;
-        let after = resident(pid)?;
+        let (after, _) = memory(pid)?;
         drop(all);
         Ok(after.saturating_sub(before) / u64::from(clients.max(1)))
     }
@@ -138,14 +138,6 @@ fn next(stream: &mut dyn ReadWrite) -> Result<(u8, Vec<u8>)> {
     let mut body = vec![0; header.total - head.len()];
     stream.read_exact(&mut body)?;
     Ok((header.kind, body))
-}
-
-/// In bytes.
-fn resident(pid: i32) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("the kernel's words")?;
-    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
-    Ok(kib * 1024)
 }
 
 fn raise_descriptors(clients: u32) -> Result<()> {
