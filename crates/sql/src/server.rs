@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::doubts::{Doubts, Sent};
 use crate::session_settings::SessionSettings;
-use crate::statements::OnServer;
+use crate::statements::{Described, OnServer};
 use crate::stream::Connection;
 
 /// Who answers at a connection, for those who do not hold it: what must end it, cancel in it or show it.
@@ -152,8 +152,6 @@ pub(crate) struct Server {
     pub(crate) base: SessionSettings,
     pub(crate) current: SessionSettings,
     pub(crate) statements: OnServer,
-    /// The pool's count of changes that make statements stale, when these were prepared.
-    pub(crate) plans: u64,
     /// Whose unnamed statement it has.
     pub(crate) unnamed: u64,
     pub(crate) status: u8,
@@ -161,11 +159,15 @@ pub(crate) struct Server {
     pub(crate) expected: VecDeque<Expect>,
     /// The answers to `Parse` and `Close` that are due, each with how many of `expected` were sent before it.
     pub(crate) replies: VecDeque<(Reply, u64)>,
+    /// The answers to `Describe` that are due, in the same way.
+    pub(crate) described: VecDeque<(Described, u64)>,
     pub(crate) expected_ever: u64,
     pub(crate) answered_ever: u64,
     /// Something was sent that no `Sync` has followed yet.
     pub(crate) is_unsynced: bool,
     pub(crate) copies_in: bool,
+    /// How much was answered when it reported an error last.
+    pub(crate) failed_at: Option<u64>,
     pub(crate) doubts: Doubts,
     /// Notifications that came among the answers to the proxy's own questions.
     pub(crate) overheard: Vec<u8>,
@@ -199,11 +201,12 @@ impl Server {
             current: Rc::clone(&base),
             base,
             statements: OnServer::default(),
-            plans: 0,
             unnamed: 0,
             status: backend::IDLE,
             expected: VecDeque::new(),
             replies: VecDeque::new(),
+            described: VecDeque::new(),
+            failed_at: None,
             expected_ever: 0,
             answered_ever: 0,
             is_unsynced: false,
@@ -222,6 +225,11 @@ impl Server {
             && !self.is_unsynced
             && !self.copies_in
             && !self.doubts.is_astray
+    }
+
+    /// Whether it throws away what it is sent, up to a `Sync`.
+    pub(crate) fn is_skipping(&self) -> bool {
+        self.failed_at == Some(self.expected_ever)
     }
 
     pub(crate) fn expect(&mut self, what: Expect) {

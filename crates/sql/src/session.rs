@@ -9,6 +9,7 @@ mod lost;
 mod prepared;
 mod relay;
 mod slow;
+mod told;
 
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
@@ -24,12 +25,13 @@ use crate::server::{AskError, Server};
 use crate::session_settings::{self, Pin, SessionSettings};
 use crate::settings::PoolMode;
 use crate::sql_text::Traits;
-use crate::statements::Statement;
+use crate::statements::{Statement, Told};
 use crate::stream::Connection;
 use crate::worker::{Activity, ClientEntry, Worker};
 use borrow::{prepare, set};
 pub(crate) use greeting::greeting;
 use lost::{Lost, Unanswered};
+use told::Held;
 
 /// What the session cannot do while it looks at one batch of bytes.
 enum Step {
@@ -37,6 +39,8 @@ enum Step {
     NeedServer,
     /// The transaction has ended, and the session may have left something behind.
     Inspect,
+    /// The server has to describe a statement before it is bound. The `Bind` is still in `rest`.
+    Held,
     /// The server connection ended, for this reason.
     ServerLost(String),
     /// The session ends; the client is told, unless it went by itself.
@@ -51,6 +55,7 @@ struct Unnamed {
     /// The whole message `Parse`.
     message: Vec<u8>,
     traits: Traits,
+    told: Told,
 }
 
 impl Unnamed {
@@ -59,6 +64,9 @@ impl Unnamed {
         self.message.get(6..).and_then(|text| text.split(|byte| *byte == 0).next()).unwrap_or_default()
     }
 }
+
+/// A portal's name, its statement's name, its statement.
+type Bound = (Box<[u8]>, Box<[u8]>, Rc<Statement>);
 
 pub(crate) struct Session {
     worker: Rc<Worker>,
@@ -76,6 +84,10 @@ pub(crate) struct Session {
     parsing: VecDeque<Box<[u8]>>,
     /// Statements whose `Close` is not answered yet, with their names.
     closing: VecDeque<(Box<[u8]>, Rc<Statement>)>,
+    /// A statement that the server may have otherwise than the client was told.
+    held: Held,
+    /// The portal that was bound last, if its statement may be other on this server than clients were told.
+    bound: Option<Bound>,
     /// Parameters with a dot in their name that it has set, or may have.
     placeholders: Vec<Box<str>>,
     /// What ties it to its server.
@@ -140,6 +152,8 @@ impl Session {
             unnamed: Unnamed::default(),
             parsing: VecDeque::new(),
             closing: VecDeque::new(),
+            held: Held::default(),
+            bound: None,
             placeholders,
             pin: None,
             restore: Vec::new(),
@@ -197,6 +211,10 @@ impl Session {
             let step = poll_fn(|context| self.poll_step(context)).await;
             let outcome = match step {
                 // In boxes: an idle session is as large as what it may have to do.
+                Step::Held => {
+                    self.has_backlog = true;
+                    continue;
+                }
                 Step::NeedServer => Box::pin(self.obtain()).await,
                 Step::Inspect => Box::pin(self.inspect()).await,
                 Step::ServerLost(why) => self.server_lost(&why),

@@ -1,10 +1,10 @@
 //! Prepared statements. Each text has one name on every server, whatever the clients call it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use mainstay_pgwire::frame::{push, push_string};
+use mainstay_pgwire::frame::{push, push_string, string};
 
 use crate::sql_text::{self, Traits};
 
@@ -13,9 +13,14 @@ use crate::sql_text::{self, Traits};
 pub(crate) struct Statement {
     /// Its number, never used again; its name on servers is made from it.
     pub(crate) id: u64,
+    /// The pool's count of changes when it was prepared.
+    pub(crate) plans: u64,
+    /// What tells it from others: `plans`, the body, what else its meaning depends on.
+    key: Rc<[u8]>,
     /// The body of `Parse` after the name: the text with its terminator, and the types of the parameters.
-    body: Box<[u8]>,
+    body_bytes: usize,
     pub(crate) traits: Traits,
+    pub(crate) told: Told,
 }
 
 impl Statement {
@@ -24,34 +29,131 @@ impl Statement {
     }
 
     pub(crate) fn text(&self) -> &[u8] {
-        self.body.split(|byte| *byte == 0).next().unwrap_or_default()
+        self.body().split(|byte| *byte == 0).next().unwrap_or_default()
     }
 
-    /// Appends the `Parse` that makes it on a server.
+    pub(crate) fn body(&self) -> &[u8] {
+        &self.key[size_of::<u64>()..][..self.body_bytes]
+    }
+
+    /// Appends the `Parse` that makes it on a server, as it was first prepared.
     pub(crate) fn push_parse(&self, out: &mut Vec<u8>) {
         push(out, b'P', |out| {
             push_string(out, &self.name());
-            out.extend_from_slice(&self.body);
+            out.extend_from_slice(self.body());
         });
+    }
+
+    /// Its body, with the parameters' types that clients were told: they send values of these.
+    pub(crate) fn body_as_told(&self) -> Vec<u8> {
+        self.told.of(self.body())
     }
 }
 
-/// A name that no statement has: closing it does nothing, and is answered.
+/// What clients were told of a statement. They read its rows and send its parameters by that, and are not told again.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    /// The body of `ParameterDescription`.
+    parameters: OnceCell<Box<[u8]>>,
+    columns: OnceCell<Columns>,
+}
+
+impl Told {
+    /// Whether anybody relies on what columns it has.
+    pub(crate) fn is_relied_on(&self) -> bool {
+        self.columns.get().is_some()
+    }
+
+    /// Whether a server has the same columns.
+    pub(crate) fn has(&self, columns: &Columns) -> bool {
+        self.columns.get().is_none_or(|told| told == columns)
+    }
+
+    /// Takes in what a client is told. False if others were told something else.
+    pub(crate) fn tell(&self, parameters: Option<&[u8]>, columns: Columns) -> bool {
+        let is_same = parameters.is_none_or(|said| **self.parameters.get_or_init(|| said.into()) == *said);
+        self.columns.get_or_init(|| columns.clone()) == &columns && is_same
+    }
+
+    /// The body of a `Parse` with the types that were told.
+    pub(crate) fn of(&self, body: &[u8]) -> Vec<u8> {
+        let Some(parameters) = self.parameters.get() else { return body.to_vec() };
+        let text = body.split_inclusive(|byte| *byte == 0).next().unwrap_or_default();
+        [text, parameters].concat()
+    }
+}
+
+/// The columns of a `RowDescription`, as far as PostgreSQL holds them to be the result's type: their names and types. Nothing,
+/// if there are no rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Columns(Option<Box<[u8]>>);
+
+impl Columns {
+    /// Of a whole `RowDescription` or `NoData`.
+    pub(crate) fn of(message: &[u8]) -> Columns {
+        // Behind a name: table (4 bytes), its column (2), type (4), its length (2), its modifier (4), format (2).
+        const FIELD_BYTES: usize = 18;
+        if message.first() != Some(&b'T') {
+            return Columns(None);
+        }
+        let mut kept = Vec::with_capacity(message.len());
+        let mut rest = message.get(7..).unwrap_or_default();
+        while let Some((name, after)) = string(rest)
+            && let Some((field, next)) = after.split_at_checked(FIELD_BYTES)
+        {
+            kept.extend_from_slice(name);
+            kept.push(0);
+            kept.extend_from_slice(&field[6..16]);
+            rest = next;
+        }
+        Columns(Some(kept.into()))
+    }
+}
+
+/// A `Describe` that a server has not answered yet.
+pub(crate) struct Described {
+    pub(crate) what: What,
+    /// Of a statement: its parameters come first.
+    pub(crate) is_statement: bool,
+    pub(crate) parameters: Option<Box<[u8]>>,
+}
+
+pub(crate) enum What {
+    /// Nothing depends on it.
+    Passing,
+    /// The client's statement of that name.
+    Named(Box<[u8]>, Rc<Statement>),
+    Unnamed,
+    /// The proxy itself has asked whether it is as the client was told.
+    Held(Rc<Statement>),
+    HeldUnnamed,
+}
+
+impl What {
+    pub(crate) fn is_held(&self) -> bool {
+        matches!(self, What::Held(_) | What::HeldUnnamed)
+    }
+}
+
+/// A name that no statement has: closing it does nothing, and is answered; binding it fails.
 pub(crate) const NOBODY: &str = "mainstay_nobody";
 
 /// All statements of a worker's clients, each once.
 #[derive(Default)]
 pub(crate) struct Statements {
-    known: RefCell<HashMap<Box<[u8]>, Rc<Statement>>>,
-    next: std::cell::Cell<u64>,
-    prune_at: std::cell::Cell<usize>,
+    known: RefCell<HashMap<Rc<[u8]>, Rc<Statement>>>,
+    next: Cell<u64>,
+    prune_at: Cell<usize>,
+    next_unnamed: Cell<u64>,
 }
 
 impl Statements {
-    /// The statement with this body of a `Parse` after the name.
-    pub(crate) fn intern(&self, body: &[u8]) -> Rc<Statement> {
+    /// The statement with this body of a `Parse` after the name, prepared after so many changes. `apart` keeps those from one
+    /// another that mean something else by the same text.
+    pub(crate) fn intern(&self, body: &[u8], plans: u64, apart: &[u8]) -> Rc<Statement> {
         let mut known = self.known.borrow_mut();
-        if let Some(statement) = known.get(body) {
+        let key = [&plans.to_be_bytes(), body, apart].concat();
+        if let Some(statement) = known.get(&*key) {
             return Rc::clone(statement);
         }
         if known.len() >= self.prune_at.get().max(256) {
@@ -60,58 +162,78 @@ impl Statements {
         }
         self.next.set(self.next.get() + 1);
         let text = body.split(|byte| *byte == 0).next().unwrap_or_default();
-        let statement =
-            Rc::new(Statement { id: self.next.get(), body: body.into(), traits: sql_text::traits(text) });
-        known.insert(body.into(), Rc::clone(&statement));
+        let key: Rc<[u8]> = key.into();
+        let statement = Rc::new(Statement {
+            id: self.next.get(),
+            plans,
+            key: Rc::clone(&key),
+            body_bytes: body.len(),
+            traits: sql_text::traits(text),
+            told: Told::default(),
+        });
+        known.insert(key, Rc::clone(&statement));
         statement
+    }
+
+    /// A number that no other unnamed statement has; never 0.
+    pub(crate) fn next_unnamed(&self) -> u64 {
+        self.next_unnamed.set(self.next_unnamed.get() + 1);
+        self.next_unnamed.get()
     }
 }
 
 /// Which statements a server has, and which of them was used the longest time ago.
 #[derive(Default)]
 pub(crate) struct OnServer {
-    last_use: HashMap<u64, u64>,
+    known: HashMap<u64, Known>,
     uses: u64,
 }
 
+#[derive(Clone, Copy)]
+struct Known {
+    last_use: u64,
+    /// Its columns are those that clients were told.
+    is_as_told: bool,
+}
+
 impl OnServer {
-    /// Whether the server has it. It counts as used now.
-    pub(crate) fn touch(&mut self, id: u64) -> bool {
+    /// Whether the server has it, and if it does, whether its columns are known to be those that clients were told. It counts
+    /// as used now.
+    pub(crate) fn touch(&mut self, id: u64) -> Option<bool> {
         self.uses += 1;
-        match self.last_use.get_mut(&id) {
-            Some(last) => {
-                *last = self.uses;
-                true
-            }
-            None => false,
-        }
+        let known = self.known.get_mut(&id)?;
+        known.last_use = self.uses;
+        Some(known.is_as_told)
     }
 
     /// Adds one; returns another that is to be closed if there are more than `most` now.
     pub(crate) fn add(&mut self, id: u64, most: usize) -> Option<u64> {
         self.uses += 1;
-        let oldest = if self.last_use.len() >= most.max(1) {
-            self.last_use.iter().min_by_key(|(_, last)| **last).map(|(id, _)| *id)
+        self.known.remove(&id);
+        let oldest = if self.known.len() >= most.max(1) {
+            self.known.iter().min_by_key(|(_, known)| known.last_use).map(|(id, _)| *id)
         } else {
             None
         };
         if let Some(id) = oldest {
-            self.last_use.remove(&id);
+            self.known.remove(&id);
         }
-        self.last_use.insert(id, self.uses);
+        self.known.insert(id, Known { last_use: self.uses, is_as_told: false });
         oldest
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.last_use.is_empty()
+    pub(crate) fn is_as_told(&mut self, id: u64) {
+        if let Some(known) = self.known.get_mut(&id) {
+            known.is_as_told = true;
+        }
     }
 
     pub(crate) fn remove(&mut self, id: u64) {
-        self.last_use.remove(&id);
+        self.known.remove(&id);
     }
 
     pub(crate) fn clear(&mut self) {
-        self.last_use.clear();
+        self.known.clear();
     }
 }
 
@@ -122,18 +244,25 @@ mod tests {
     #[test]
     fn a_text_is_one_statement() {
         let statements = Statements::default();
-        let one = statements.intern(b"select 1\0\0\0");
-        assert!(Rc::ptr_eq(&one, &statements.intern(b"select 1\0\0\0")));
-        assert_ne!(one.id, statements.intern(b"select 2\0\0\0").id);
+        let one = statements.intern(b"select 1\0\0\0", 1, b"");
+        assert!(Rc::ptr_eq(&one, &statements.intern(b"select 1\0\0\0", 1, b"")));
+        for (body, plans, apart) in [
+            (b"select 2\0\0\0", 1, b"".as_slice()),
+            (b"select 1\0\0\0", 2, b""),
+            (b"select 1\0\0\0", 1, b"a"),
+        ] {
+            assert_ne!(one.id, statements.intern(body, plans, apart).id);
+        }
+        assert_eq!((one.text(), one.body()), (b"select 1".as_slice(), b"select 1\0\0\0".as_slice()));
     }
 
     #[test]
     fn what_nobody_uses_is_forgotten() {
         let statements = Statements::default();
-        let kept = statements.intern(b"kept\0\0\0");
-        (0..300).for_each(|n| drop(statements.intern(format!("select {n}\0\0\0").as_bytes())));
+        let kept = statements.intern(b"kept\0\0\0", 1, b"");
+        (0..300).for_each(|n| drop(statements.intern(format!("select {n}\0\0\0").as_bytes(), 1, b"")));
         assert!(statements.known.borrow().len() < 300);
-        assert!(Rc::ptr_eq(&kept, &statements.intern(b"kept\0\0\0")));
+        assert!(Rc::ptr_eq(&kept, &statements.intern(b"kept\0\0\0", 1, b"")));
     }
 
     #[test]
@@ -141,8 +270,49 @@ mod tests {
         let mut server = OnServer::default();
         assert_eq!(server.add(1, 2), None);
         assert_eq!(server.add(2, 2), None);
-        assert!(server.touch(1));
+        assert_eq!(server.touch(1), Some(false));
         assert_eq!(server.add(3, 2), Some(2));
-        assert!(!server.touch(2));
+        assert_eq!(server.touch(2), None);
+        server.is_as_told(1);
+        assert_eq!(server.touch(1), Some(true));
+        // Made anew, it takes nobody's place.
+        assert_eq!(server.add(1, 2), None);
+        assert_eq!(server.touch(1), Some(false));
+    }
+
+    fn description(name: &str, table: u32, kind: u32, format: u16) -> Vec<u8> {
+        let mut message = b"T\0\0\0\0\0\x01".to_vec();
+        push_string(&mut message, name);
+        for part in [table.to_be_bytes().as_slice(), &[0, 1], &kind.to_be_bytes(), &[0, 4], &[255; 4]] {
+            message.extend_from_slice(part);
+        }
+        message.extend_from_slice(&format.to_be_bytes());
+        message
+    }
+
+    #[test]
+    fn columns_are_names_and_types() {
+        let one = Columns::of(&description("a", 1, 23, 0));
+        assert_eq!(one, Columns::of(&description("a", 2, 23, 1)), "of another table, in another format");
+        assert_ne!(one, Columns::of(&description("a", 1, 700, 0)));
+        assert_ne!(one, Columns::of(&description("b", 1, 23, 0)));
+        assert_ne!(
+            Columns::of(b"T\0\0\0\x06\0\0"),
+            Columns::of(b"n\0\0\0\x04"),
+            "rows without columns are rows"
+        );
+    }
+
+    #[test]
+    fn what_was_told_first_holds() {
+        let told = Told::default();
+        let (columns, others) =
+            (Columns::of(&description("a", 1, 23, 0)), Columns::of(&description("a", 1, 700, 0)));
+        assert!(!told.is_relied_on() && told.has(&others));
+        assert!(told.tell(Some(b"\0\x01\0\0\0\x17"), columns.clone()));
+        assert!(told.is_relied_on() && told.has(&columns) && !told.has(&others));
+        assert!(!told.tell(None, others));
+        assert!(!told.tell(Some(b"\0\0"), columns));
+        assert_eq!(told.of(b"select $1\0\0\0"), b"select $1\0\0\x01\0\0\0\x17");
     }
 }

@@ -82,7 +82,8 @@ pub(crate) struct Worker {
     settings_known: RefCell<HashMap<SessionSettings, ()>>,
     clients: RefCell<HashMap<i32, Rc<ClientEntry>>>,
     next_pid: Cell<i32>,
-    pub(crate) next_unnamed: Cell<u64>,
+    /// How many changes there were that make statements stale, and pools.
+    plans: Cell<u64>,
     pub(crate) is_closing: Cell<bool>,
 }
 
@@ -106,7 +107,7 @@ impl Worker {
             settings_known: RefCell::default(),
             clients: RefCell::default(),
             next_pid: Cell::new(0),
-            next_unnamed: Cell::new(1),
+            plans: Cell::new(0),
             is_closing: Cell::new(false),
         }
     }
@@ -150,11 +151,19 @@ impl Worker {
         }
         let settings = self.settings().of_pool(&key.database, key.access == Access::ReadOnly, &key.user);
         let pool = Rc::new(Pool::new(key.clone(), settings, self.shared.quotas.of(key)));
+        pool.plans.set(self.next_plans());
         self.pools.borrow_mut().insert(key.clone(), Rc::clone(&pool));
         pool
     }
 
-    /// A table or a type has changed: what was prepared in that database is made anew when it is wanted next, on all threads.
+    /// A number that no other state of a pool has.
+    fn next_plans(&self) -> u64 {
+        self.plans.set(self.plans.get() + 1);
+        self.plans.get()
+    }
+
+    /// A table or a type has changed: who prepares a text of that database from now on, on all threads, has nothing in common
+    /// with those who have prepared it before.
     pub(crate) fn plans_changed(&self, database: &str) {
         let (database, own) = (database.to_owned(), self.index);
         self.forget_plans(&database);
@@ -167,7 +176,7 @@ impl Worker {
 
     fn forget_plans(&self, database: &str) {
         for pool in self.pools.borrow().values().filter(|pool| *pool.key.database == *database) {
-            pool.plans.set(pool.plans.get() + 1);
+            pool.plans.set(self.next_plans());
         }
     }
 

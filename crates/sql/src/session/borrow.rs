@@ -108,8 +108,7 @@ impl Session {
     /// Whether a server is what the client wants, as it is.
     #[inline]
     pub(super) fn is_ready_made(&self, server: &Server) -> bool {
-        let is_same = Rc::ptr_eq(&server.current, &self.wanted) || server.current == self.wanted;
-        is_same && server.plans == self.pool.plans.get()
+        Rc::ptr_eq(&server.current, &self.wanted) || server.current == self.wanted
     }
 
     pub(super) fn link(&mut self, mut server: Box<Server>) {
@@ -156,25 +155,13 @@ pub(super) async fn prepare(
     mut server: Box<Server>,
     wanted: &SessionSettings,
 ) -> Result<Box<Server>, Option<Report>> {
-    let refused = match adapt(&mut server, wanted, pool.plans.get()).await {
+    let refused = match set(&mut server, wanted).await {
         Ok(()) => return Ok(server),
         Err(AskError::Lost(_)) => None,
         Err(AskError::Refused(sqlstate, message)) => Some(settings_refused(&sqlstate, &message)),
     };
     pool.drop_server(worker, server);
     Err(refused)
-}
-
-/// Gives the server the settings that the client wants, and takes statements from it that have become stale.
-pub(super) async fn adapt(server: &mut Server, wanted: &SessionSettings, plans: u64) -> Result<(), AskError> {
-    if server.plans != plans {
-        if !server.statements.is_empty() {
-            server.ask("DEALLOCATE ALL").await?;
-            server.statements.clear();
-        }
-        server.plans = plans;
-    }
-    set(server, wanted).await
 }
 
 /// Gives the server the settings that the client wants.

@@ -111,7 +111,7 @@ impl Session {
                 if self.server.is_none() && !self.link_now(context) {
                     return Err(Step::NeedServer);
                 }
-                self.translate(header.kind, message, header.total, output)?;
+                self.translate(header.kind, message, header.total, &bytes[*at + here..], output)?;
             }
             self.passing = header.total - here;
             *at += here;
@@ -126,6 +126,7 @@ impl Session {
         kind: u8,
         message: &[u8],
         total: usize,
+        behind: &[u8],
         output: &mut Vec<u8>,
     ) -> Result<(), Step> {
         let Some(server) = self.server.as_mut() else { return Ok(()) };
@@ -157,7 +158,7 @@ impl Session {
                 }
             }
             b'P' => return self.parse(message, output),
-            b'B' => return self.bind(message, total, output),
+            b'B' => return self.bind(message, total, behind, output),
             b'D' => return self.describe(message, output),
             b'C' => return self.close(message, output),
             b'E' => {

@@ -1,11 +1,13 @@
 //! What the server says, on its way to the client.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::task::Context;
 
 use mainstay_pgwire::backend::report_field;
 use mainstay_pgwire::frame;
 
+use super::told::{Held, result_type_changed};
 use super::{Session, Step};
 use crate::counters::count;
 use crate::server::{Expect, Reply, ReplyKind};
@@ -20,7 +22,7 @@ enum Fate {
     Forward,
     Swallow,
     /// Forward these instead.
-    Replace(&'static [u8]),
+    Replace(Cow<'static, [u8]>),
 }
 
 const PARSE_COMPLETE: &[u8] = b"1\0\0\0\x04";
@@ -56,12 +58,16 @@ impl Session {
                 }
             };
             let here = bytes.len() - at;
-            if here < header.total && header.total <= LONG_BYTES {
+            // Descriptions are looked at, and PostgreSQL's are never much longer.
+            let is_whole = header.total <= LONG_BYTES || matches!(header.kind, b'T' | b't');
+            if here < header.total && is_whole {
                 break;
             }
             let message = &bytes[at..at + here.min(header.total)];
             let fate = match header.kind {
-                b'D' | b'd' | b'T' | b't' | b'n' | b'2' | b'I' | b's' => Fate::Forward,
+                b'D' | b'd' | b'2' | b'I' | b's' => Fate::Forward,
+                b'T' | b't' | b'n' if self.take_description(header.kind, message) => Fate::Forward,
+                b'T' | b't' | b'n' => Fate::Swallow,
                 _ => match self.judge(header.kind, message) {
                     Ok(fate) => fate,
                     Err(step) => {
@@ -81,7 +87,7 @@ impl Session {
                 output.extend_from_slice(&bytes[run..at]);
                 run = at + message.len();
                 if let Fate::Replace(instead) = fate {
-                    output.extend_from_slice(instead);
+                    output.extend_from_slice(&instead);
                 }
             }
             self.passing_back = header.total - message.len();
@@ -127,7 +133,7 @@ impl Session {
                     Some((Reply { kind: ReplyKind::Swallow, .. }, _)) => Fate::Swallow,
                     Some((Reply { kind: ReplyKind::AsParseComplete, .. }, _)) => {
                         self.parsing.pop_front();
-                        Fate::Replace(PARSE_COMPLETE)
+                        Fate::Replace(PARSE_COMPLETE.into())
                     }
                     Some((Reply { kind: ReplyKind::Closed, .. }, _)) => {
                         self.closing.pop_front();
@@ -173,6 +179,11 @@ impl Session {
     /// What an error has made the server skip is not there. The last is undone first: a name may be there twice.
     fn undo_skipped(&mut self) {
         let Some(server) = self.server.as_mut() else { return };
+        while server.described.front().is_some_and(|(_, before)| *before < server.answered_ever) {
+            if server.described.pop_front().is_some_and(|(due, _)| due.what.is_held()) {
+                self.held = Held::Nothing;
+            }
+        }
         let mut undone = Vec::new();
         while let Some((reply, before)) = server.replies.front().copied()
             && before < server.answered_ever
@@ -225,11 +236,10 @@ impl Session {
         }
         let is_all = tag.starts_with(b"DISCARD ALL") || tag.starts_with(b"DEALLOCATE ALL");
         if is_all {
-            self.statements.clear();
-            self.unnamed.id = 0;
+            // But for those that were sent behind it. It takes no unnamed one.
+            self.statements.retain(|name, _| self.parsing.contains(name));
             if let Some(server) = self.server.as_mut() {
                 server.statements.clear();
-                server.unnamed = 0;
             }
         }
         if tag.starts_with(b"DISCARD ALL") {
@@ -250,6 +260,11 @@ impl Session {
         self.unlistened = (Vec::new(), false);
         server.doubts.failed(server.copies_in);
         server.copies_in = false;
+        server.failed_at = Some(server.answered_ever);
+        if matches!(self.held, Held::Waits { .. }) && (server.is_skipping() || server.doubts.is_astray) {
+            // What was asked is not answered any more.
+            self.held = Held::Nothing;
+        }
         let is_end = matches!(field(b'V'), b"FATAL" | b"PANIC");
         if is_end && field(b'C').starts_with(b"57P0") && field(b'C') != b"57P05" {
             // It is no answer to what the client has asked: the server is going.
@@ -257,13 +272,19 @@ impl Session {
             return Err(Step::ServerLost(why));
         }
         self.is_told = is_end;
+        if self.held == Held::Refused {
+            self.held = Held::Nothing;
+            if field(b'C') == b"26000" {
+                return Ok(Fate::Replace(result_type_changed().into()));
+            }
+        }
         if field(b'C') == b"26000" {
             // Somebody has taken away by SQL what was prepared by the protocol.
             server.statements.clear();
         }
         if field(b'R') == b"RevalidateCachedQuery" || field(b'C') == b"XX000" {
-            // A table has changed under prepared statements: all of them are made anew, on every server. If it is a type that
-            // was made anew, PostgreSQL calls that an internal error ("cache lookup failed").
+            // A table has changed under prepared statements. If it is a type that was made anew, PostgreSQL calls that an internal
+            // error ("cache lookup failed").
             server.unnamed = 0;
             self.worker.plans_changed(&self.entry.key.database);
         }

@@ -5,12 +5,13 @@ use std::rc::Rc;
 use mainstay_pgwire::backend;
 use mainstay_pgwire::frame::{push, push_string, string};
 
+use super::told::Held;
 use super::{Session, Step, Unnamed};
 use crate::counters::count;
 use crate::refusal;
 use crate::server::{Reply, ReplyKind};
 use crate::sql_text;
-use crate::statements::{NOBODY, Statement};
+use crate::statements::{NOBODY, Statement, Told, What};
 
 impl Session {
     pub(super) fn parse(&mut self, message: &[u8], output: &mut Vec<u8>) -> Result<(), Step> {
@@ -23,11 +24,11 @@ impl Session {
         if name.is_empty() {
             count(&self.pool.counters.server_parses, 1);
             let traits = sql_text::traits(text);
-            let id = self.worker.next_unnamed.get();
-            self.worker.next_unnamed.set(id + 1);
+            let id = self.worker.statements.next_unnamed();
             server.unnamed = id;
             self.unnamed.id = id;
             self.unnamed.traits = traits;
+            self.unnamed.told = Told::default();
             self.unnamed.message.clear();
             self.unnamed.message.extend_from_slice(message);
             self.note(traits, text);
@@ -57,17 +58,20 @@ impl Session {
             });
             return Ok(());
         }
-        let statement = self.worker.statements.intern(body);
+        let statement = self.intern(body);
         self.note(statement.traits, text);
         self.parsing.push_back(name.into());
-        if self.has_now(&statement) && !is_failed {
+        let is_there =
+            self.server.as_mut().is_some_and(|server| server.statements.touch(statement.id).is_some());
+        if is_there && !is_failed {
             self.reply(ReplyKind::AsParseComplete, None);
             push(output, b'C', |out| {
                 out.push(b'S');
                 push_string(out, NOBODY);
             });
         } else {
-            self.make(&statement, ReplyKind::Named, output);
+            self.replace(&statement, ReplyKind::Named, output);
+            statement.push_parse(output);
         }
         self.statements.insert(name.into(), statement);
         Ok(())
@@ -81,8 +85,17 @@ impl Session {
         }
     }
 
-    /// Prepares a statement on the server, which closes another one if it has too many.
-    fn make(&mut self, statement: &Statement, answer: ReplyKind, output: &mut Vec<u8>) {
+    /// Prepares a statement on the server, for clients that have prepared it before.
+    pub(super) fn make(&mut self, statement: &Statement, answer: ReplyKind, output: &mut Vec<u8>) {
+        self.replace(statement, answer, output);
+        push(output, b'P', |out| {
+            push_string(out, &statement.name());
+            out.extend_from_slice(&statement.body_as_told());
+        });
+    }
+
+    /// Makes room for a statement that is to be prepared on the server, which closes another one if it has too many.
+    fn replace(&mut self, statement: &Statement, answer: ReplyKind, output: &mut Vec<u8>) {
         let most = self.worker.max_prepared_statements();
         let Some(server) = self.server.as_mut() else { return };
         if let Some(oldest) = server.statements.add(statement.id, most) {
@@ -100,31 +113,18 @@ impl Session {
         });
         self.reply(answer, Some(statement.id));
         count(&self.pool.counters.server_parses, 1);
-        statement.push_parse(output);
-    }
-
-    /// Whether the server has a statement, made after the last change of a table under it.
-    fn has_now(&mut self, statement: &Statement) -> bool {
-        let plans = self.pool.plans.get();
-        let Some(server) = self.server.as_mut() else { return false };
-        if server.plans != plans {
-            // They stand there still, and each is made anew when it is wanted.
-            server.statements.clear();
-            server.plans = plans;
-        }
-        server.statements.touch(statement.id)
     }
 
     /// Sees to it that the server has a statement.
     #[inline]
-    fn have(&mut self, statement: &Statement, output: &mut Vec<u8>) {
-        if !self.has_now(statement) {
+    pub(super) fn have(&mut self, statement: &Statement, output: &mut Vec<u8>) {
+        if self.server.as_mut().is_some_and(|server| server.statements.touch(statement.id).is_none()) {
             self.make(statement, ReplyKind::Swallow, output);
         }
     }
 
     /// Sees to it that the server's unnamed statement is this client's.
-    fn have_unnamed(&mut self, output: &mut Vec<u8>) {
+    pub(super) fn have_unnamed(&mut self, output: &mut Vec<u8>) {
         let Some(server) = self.server.as_mut() else { return };
         if self.unnamed.id == 0 {
             // The client has none, and is to be told so, whatever another one has left there.
@@ -135,20 +135,35 @@ impl Session {
             server.unnamed = self.unnamed.id;
             self.reply(ReplyKind::Swallow, None);
             count(&self.pool.counters.server_parses, 1);
-            output.extend_from_slice(&self.unnamed.message);
+            match self.unnamed.message.get(6..).filter(|_| self.unnamed.told.is_relied_on()) {
+                Some(body) => push(output, b'P', |out| {
+                    out.push(0);
+                    out.extend_from_slice(&self.unnamed.told.of(body));
+                }),
+                None => output.extend_from_slice(&self.unnamed.message),
+            }
         }
     }
 
-    pub(super) fn bind(&mut self, message: &[u8], total: usize, output: &mut Vec<u8>) -> Result<(), Step> {
+    /// `behind` is what has come after the message. `Step::Held`: it is to be taken again once the server has answered.
+    pub(super) fn bind(
+        &mut self,
+        message: &[u8],
+        total: usize,
+        behind: &[u8],
+        output: &mut Vec<u8>,
+    ) -> Result<(), Step> {
         let broken = || Step::Ended(Some(refusal::protocol_violation("Bind without its names")));
         let (portal, after) = string(&message[5..]).ok_or_else(broken)?;
         let (name, rest) = string(after).ok_or_else(broken)?;
-        count(&self.pool.counters.binds, 1);
-        if let Some(server) = self.server.as_mut() {
-            server.is_unsynced = true;
+        if self.held == Held::Differs {
+            self.refuse_bind(output);
+            return Ok(());
         }
+        self.bound = None;
         if name.is_empty() {
-            self.have_unnamed(output);
+            self.unnamed_bindable(portal, behind, output)?;
+            self.note_bind();
             self.speaks_prepared(None);
             self.note_unlistened_bound(None);
             let traits = self.unnamed.traits;
@@ -162,10 +177,12 @@ impl Session {
         let Some(statement) = self.statements.get(name).map(Rc::clone) else {
             // What it does is not known.
             self.may_commit = true;
+            self.note_bind();
             output.extend_from_slice(message);
             return Ok(());
         };
-        self.have(&statement, output);
+        let statement = self.bindable(portal, name, statement, behind, output)?;
+        self.note_bind();
         self.speaks_prepared(Some(&statement));
         self.note_unlistened_bound(Some(&statement));
         self.may_commit |= statement.traits.may_commit;
@@ -183,25 +200,37 @@ impl Session {
         Ok(())
     }
 
-    pub(super) fn describe(&mut self, message: &[u8], output: &mut Vec<u8>) -> Result<(), Step> {
+    fn note_bind(&mut self) {
+        count(&self.pool.counters.binds, 1);
         if let Some(server) = self.server.as_mut() {
             server.is_unsynced = true;
         }
-        match self.named(&message[5..]) {
-            Some((_, statement)) => {
-                self.have(&statement, output);
-                push(output, b'D', |out| {
-                    out.push(b'S');
-                    push_string(out, &statement.name());
-                });
-            }
-            None => {
-                if message.get(5..) == Some(b"S\0") {
-                    self.have_unnamed(output);
-                }
-                output.extend_from_slice(message);
-            }
+    }
+
+    pub(super) fn describe(&mut self, message: &[u8], output: &mut Vec<u8>) -> Result<(), Step> {
+        let broken = || Step::Ended(Some(refusal::protocol_violation("Describe without a name")));
+        let (kind, name) = message[5..].split_first().ok_or_else(broken)?;
+        let (name, _) = string(name).ok_or_else(broken)?;
+        let is_statement = *kind == b'S';
+        if let Some(statement) = self.statements.get(name).filter(|_| is_statement).map(Rc::clone) {
+            self.have(&statement, output);
+            push(output, b'D', |out| {
+                out.push(b'S');
+                push_string(out, &statement.name());
+            });
+            self.expect_description(What::Named(name.into(), statement), true);
+            return Ok(());
         }
+        let what = match kind {
+            b'S' if name.is_empty() => {
+                self.have_unnamed(output);
+                What::Unnamed
+            }
+            b'P' => self.portal_described(name),
+            _ => What::Passing,
+        };
+        self.expect_description(what, is_statement);
+        output.extend_from_slice(message);
         Ok(())
     }
 
@@ -237,11 +266,10 @@ impl Session {
     /// Keeps what a whole `Parse` says, for the server that comes next.
     pub(super) fn remember(&mut self, message: &[u8]) {
         let Some((name, body)) = string(&message[5..]) else { return };
-        let statement = self.worker.statements.intern(body);
+        let statement = self.intern(body);
         if name.is_empty() {
-            let id = self.worker.next_unnamed.get();
-            self.worker.next_unnamed.set(id + 1);
-            self.unnamed = Unnamed { id, message: message.to_vec(), traits: statement.traits };
+            let (id, told) = (self.worker.statements.next_unnamed(), Told::default());
+            self.unnamed = Unnamed { id, message: message.to_vec(), traits: statement.traits, told };
         } else {
             self.statements.insert(name.into(), statement);
         }

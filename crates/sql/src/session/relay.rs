@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 
 use mainstay_pgwire::backend;
 
+use super::told::Held;
 use super::{Session, Step};
 use crate::server::Server;
 use crate::settings::PoolMode;
@@ -19,18 +20,18 @@ impl Session {
         let worker = Rc::clone(&self.worker);
         let mut input = worker.input.borrow_mut();
         worker.tick();
-        // What was left when the session had to wait.
-        if self.has_backlog && self.may_send(context) {
-            self.has_backlog = false;
-            if let Err(step) = self.take_client(context, &[]) {
-                return Poll::Ready(step);
-            }
-        }
         // A socket that has nothing wakes us when it has: it is not asked again until then.
         let (mut client_waits, mut server_waits) = (false, false);
         // The clock is read once for each batch.
         let mut is_now = true;
         loop {
+            // What was left when the session had to wait.
+            if self.has_backlog && self.may_send(context) {
+                self.has_backlog = false;
+                if let Err(step) = self.take_client(context, &[]) {
+                    return Poll::Ready(step);
+                }
+            }
             if self.client.is_clogged()
                 && let Poll::Ready(Err(_)) = self.client.poll_drain(context)
             {
@@ -78,6 +79,9 @@ impl Session {
                     Poll::Pending => client_waits = true,
                 }
             }
+            if matches!(self.held, Held::Waits { .. }) && self.read_ahead(context, &mut input).is_ready() {
+                return Poll::Ready(Step::Ended(None));
+            }
             if !has_moved {
                 return self.tell_heard(context);
             }
@@ -98,6 +102,7 @@ impl Session {
     fn may_send(&self, context: &Context<'_>) -> bool {
         match &self.server {
             None => true,
+            Some(_) if matches!(self.held, Held::Waits { .. }) => false,
             Some(server)
                 if self.worker.routing.may_send(
                     &server.backend,
@@ -117,11 +122,16 @@ impl Session {
 
     /// Reads ahead; `Ready(None)` if the client has gone.
     pub(super) fn read_while_waiting<T>(&mut self, context: &mut Context<'_>) -> Poll<Option<T>> {
-        let mut input = self.worker.input.borrow_mut();
+        let worker = Rc::clone(&self.worker);
+        self.read_ahead(context, &mut worker.input.borrow_mut()).map(|()| None)
+    }
+
+    /// `Ready` if the client has gone.
+    fn read_ahead(&mut self, context: &mut Context<'_>, input: &mut [u8]) -> Poll<()> {
         while self.client.rest.len() < MOST_AHEAD_BYTES {
-            match self.client.poll_read(context, &mut input) {
+            match self.client.poll_read(context, input) {
                 Poll::Ready(Ok(read)) if read > 0 => self.client.rest.extend_from_slice(&input[..read]),
-                Poll::Ready(_) => return Poll::Ready(None),
+                Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => return Poll::Pending,
             }
         }

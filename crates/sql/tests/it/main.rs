@@ -4,6 +4,7 @@ mod astray;
 mod cancelling;
 mod certificates;
 mod closing;
+mod columns;
 mod console;
 mod conversations;
 mod copying;

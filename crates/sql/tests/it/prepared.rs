@@ -1,9 +1,7 @@
 //! Prepared statements: one server's names, many clients' names, and replies that must not get out of step.
 
-use crate::postgres::Postgres;
-use crate::proxy::{Proxy, settings};
-use crate::wire::{Failure, Wire, code, kinds, outcome, tags};
-use mainstay_sql::{PoolMode, Settings};
+use crate::proxy::Proxy;
+use crate::wire::{Failure, code, kinds, outcome, tags};
 
 fn value(rows: Result<Vec<Vec<Option<String>>>, Failure>) -> String {
     rows.unwrap()[0][0].clone().unwrap()
@@ -86,6 +84,21 @@ fn closed_and_deallocated_statements_are_gone() {
     }
     assert_eq!(one.code("DEALLOCATE nothing"), "26000");
     assert_eq!(kinds(&one.close(b'S', "nothing").sync().go()), "3Z");
+}
+
+/// What was prepared behind it, before it was answered, had gone with the rest.
+#[test]
+fn discard_all_takes_what_stands_before_it() {
+    let proxy = Proxy::new();
+    let mut one = proxy.client();
+    one.parse("before", "SELECT 0").sync().go();
+    one.parse("", "DISCARD ALL").bind("", "", &[]).execute("").sync().flush();
+    one.parse("s", "SELECT 1").parse("", "SELECT pg_sleep(0.1), 2").sync().send();
+    assert_eq!(kinds(&one.until_ready()), "12CZ");
+    assert_eq!(kinds(&one.until_ready()), "11Z");
+    assert_eq!(value(one.run("s", &[])), "1");
+    assert_eq!(code(one.run("", &[])), "-");
+    assert_eq!(code(one.run("before", &[])), "26000");
 }
 
 /// The server's own count of statements got wrong, and `Parse` failed with 42P05 for ever.
@@ -207,32 +220,6 @@ fn a_flush_alone_takes_no_server() {
     assert_eq!(two.one("SELECT 2"), "2");
 }
 
-fn stale_plan(proxy: &Proxy, table: &str) {
-    let (mut one, mut two) = (proxy.client(), proxy.client());
-    one.ok(&format!("DROP TABLE IF EXISTS {table}"));
-    one.ok(&format!("CREATE TABLE {table} AS SELECT 1 AS a"));
-    one.parse("s", &format!("SELECT * FROM {table}")).sync().go();
-    assert_eq!(one.run("s", &[]).unwrap()[0].len(), 1);
-    two.parse("s", &format!("SELECT * FROM {table}")).sync().go();
-    assert_eq!(two.run("s", &[]).unwrap()[0].len(), 1);
-    // Behind the proxy's back; what goes through it is seen.
-    proxy.postgres.admin_of("app").unwrap().ok(&format!("ALTER TABLE {table} ADD b int"));
-    assert_eq!(code(one.run("s", &[])), "0A000");
-    assert_eq!(one.run("s", &[]).unwrap()[0].len(), 2);
-    // Whoever else has it is hindered once at most.
-    let _ = two.run("s", &[]);
-    assert_eq!(two.run("s", &[]).unwrap()[0].len(), 2);
-    one.ok(&format!("DROP TABLE {table}"));
-}
-
-#[test]
-fn a_plan_that_changed_under_a_statement_is_made_anew() {
-    stale_plan(&Proxy::new(), "changing");
-    stale_plan(&Proxy::of_size(2), "changing_of_two");
-    let session = Settings { pool_mode: PoolMode::Session, default_pool_size: 2, ..settings() };
-    stale_plan(&Proxy::with(Postgres::shared(), session), "changing_of_sessions");
-}
-
 /// Of a statement that another client has prepared the type was dropped: every client of that text was told "cache lookup failed",
 /// for as long as the server had it (asyncpg's tests make the same types again and again).
 #[test]
@@ -287,46 +274,6 @@ trait ThenValue: Future<Output = Result<tokio_postgres::Row, tokio_postgres::Err
 }
 
 impl<T: Future<Output = Result<tokio_postgres::Row, tokio_postgres::Error>>> ThenValue for T {}
-
-/// Who prepares a text after a table was altered knows nothing of who has prepared it before.
-#[test]
-fn a_text_is_prepared_anew_after_an_alteration() {
-    let proxy = Proxy::new();
-    let (mut one, mut two) = (proxy.client(), proxy.client());
-    one.ok("CREATE TABLE altered (a int)");
-    one.parse("s", "SELECT * FROM altered").sync().go();
-    assert!(one.run("s", &[]).is_ok());
-    two.ok("ALTER TABLE altered ADD b int");
-    two.parse("t", "SELECT * FROM altered").sync().go();
-    assert_eq!(code(two.run("t", &[])), "-");
-    assert_eq!(code(one.run("s", &[])), "-");
-    two.ok("DROP TABLE altered");
-}
-
-/// A migration logs in as another role than the application.
-#[test]
-fn an_alteration_by_another_role_hinders_nobody() {
-    let settings = Settings { workers: 2, default_pool_size: 4, ..settings() };
-    let proxy = Proxy::with(Postgres::shared(), settings);
-    let mut boss = proxy.boss("app");
-    boss.ok("CREATE TABLE migrated (a int); GRANT SELECT ON migrated TO app");
-    let mut clients: Vec<Wire> = (0..6).map(|_| proxy.client()).collect();
-    for client in &mut clients {
-        client.parse("s", "SELECT * FROM migrated").sync().go();
-        assert_eq!(code(client.run("s", &[])), "-");
-    }
-    boss.ok("BEGIN");
-    boss.ok("SET LOCAL lock_timeout = '5s'");
-    boss.ok("ALTER TABLE migrated ADD b int");
-    let waiting = std::thread::spawn(move || {
-        let codes: Vec<String> = clients.iter_mut().map(|client| code(client.run("s", &[]))).collect();
-        assert_eq!(codes, ["-"; 6]);
-    });
-    std::thread::sleep(std::time::Duration::from_millis(100));
-    boss.ok("COMMIT");
-    waiting.join().unwrap();
-    boss.ok("DROP TABLE migrated");
-}
 
 /// PostgreSQL ends the connection that a longer message comes by, and that is a server's.
 #[test]
