@@ -56,6 +56,8 @@ struct Unnamed {
     message: Vec<u8>,
     traits: Traits,
     told: Told,
+    /// The pool's count of changes when it was parsed.
+    plans: u64,
 }
 
 impl Unnamed {
@@ -86,6 +88,14 @@ pub(crate) struct Session {
     closing: VecDeque<(Box<[u8]>, Rc<Statement>)>,
     /// A statement that the server may have otherwise than the client was told.
     held: Held,
+    /// How many such statements there were.
+    questions: u64,
+    /// How many answers were due when a `Bind` was made one that fails; the client is told why.
+    refused_at: Option<u64>,
+    /// The pool's count of changes when what was bound or described last was prepared.
+    bound_plans: u64,
+    /// Whether the unnamed portal was made of the unnamed statement.
+    binds_unnamed: bool,
     /// The portal that was bound last, if its statement may be other on this server than clients were told.
     bound: Option<Bound>,
     /// Parameters with a dot in their name that it has set, or may have.
@@ -116,6 +126,8 @@ pub(crate) struct Session {
     skips: Option<u8>,
     /// Whether something may be left in the session that is to be asked for.
     inspects: bool,
+    /// Whether something in this transaction may have changed what texts mean.
+    changes_meaning: bool,
     /// Whether something was sent that may commit.
     may_commit: bool,
     /// What was sent first since the last transaction.
@@ -153,7 +165,12 @@ impl Session {
             parsing: VecDeque::new(),
             closing: VecDeque::new(),
             held: Held::default(),
+            questions: 0,
+            refused_at: None,
+            bound_plans: 0,
+            binds_unnamed: false,
             bound: None,
+            changes_meaning: false,
             placeholders,
             pin: None,
             restore: Vec::new(),
@@ -211,10 +228,7 @@ impl Session {
             let step = poll_fn(|context| self.poll_step(context)).await;
             let outcome = match step {
                 // In boxes: an idle session is as large as what it may have to do.
-                Step::Held => {
-                    self.has_backlog = true;
-                    continue;
-                }
+                Step::Held => continue,
                 Step::NeedServer => Box::pin(self.obtain()).await,
                 Step::Inspect => Box::pin(self.inspect()).await,
                 Step::ServerLost(why) => self.server_lost(&why),
@@ -267,6 +281,7 @@ impl Session {
                     wanted.entry(name.clone()).or_insert_with(|| value.clone());
                 }
                 self.wanted = self.worker.shared_settings(wanted);
+                self.changes_meaning = false;
                 match set(server, &self.wanted).await {
                     Ok(()) if !found.channels.is_empty() => self.hand_over_channels(&found.channels).await,
                     outcome => outcome,

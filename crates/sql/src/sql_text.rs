@@ -17,6 +17,48 @@ pub(crate) struct Traits {
     pub(crate) deallocates: bool,
     /// It says something of a parameter with a dot in its name.
     pub(crate) may_set_placeholder: bool,
+    /// Behind it other texts may mean something else than before: a schema, a time zone, a role, a temporary table.
+    pub(crate) may_change_meaning: bool,
+}
+
+/// Words of which one stands in whatever changes what other texts mean (`PREPARED_BY` in `session/told.rs`, in all its forms).
+const OF_MEANING: [&[u8]; 15] = [
+    b"search_path",
+    b"schema",
+    b"style",
+    b"zone",
+    b"role",
+    b"authorization",
+    b"lc_monetary",
+    b"array_nulls",
+    b"standard_conforming",
+    b"transform_null",
+    b"xml",
+    b"encoding",
+    b"names",
+    b"all",
+    b"temp",
+];
+
+/// Of a text that leaves something in its session, or sets a parameter.
+fn changes_meaning(text: &[u8]) -> bool {
+    let lower = text.to_ascii_lowercase();
+    let stands = |word: &[u8]| {
+        memchr::memmem::find_iter(&lower, word).any(|at| {
+            // `attempts` and `controller` are none of them.
+            let is_letter = |at: Option<&u8>| at.is_some_and(|byte| byte.is_ascii_alphabetic());
+            let before = at.checked_sub(1).and_then(|at| lower.get(at));
+            !is_letter(before) || word == b"style" || word == b"zone"
+        })
+    };
+    // A parameter's name that does not stand in the text may be any.
+    let is_unread = || {
+        memchr::memmem::find_iter(&lower, b"set_config").any(|at| {
+            let rest = lower[at + b"set_config".len()..].trim_ascii_start();
+            rest.strip_prefix(b"(").is_none_or(|rest| !rest.trim_ascii_start().starts_with(b"'"))
+        })
+    };
+    first_word(text).eq_ignore_ascii_case(b"do") || OF_MEANING.iter().any(|word| stands(word)) || is_unread()
 }
 
 /// Whether `temp`, `advisory_` or `set_config` stands in the text. The rare letters of them are looked for, since this is asked of
@@ -44,12 +86,15 @@ pub(crate) fn traits(text: &[u8]) -> Traits {
     let commits = is("commit") || is("end");
     let ends = commits || is("prepare");
     let sets = is("set") || is("reset");
+    let may_leave_state = leaves_state(text);
+    let may_matter = sets || several || may_leave_state || is("discard") || is("do");
     Traits {
+        may_change_meaning: may_matter && changes_meaning(text),
         may_commit: ends || several,
         commits: commits && !several,
         begins: !several && (is("begin") || is("start")),
         rolls_back: !several && (is("rollback") || is("abort")) && !names_savepoint(text),
-        may_leave_state: leaves_state(text),
+        may_leave_state,
         deallocates: is("deallocate"),
         may_set_placeholder: (sets || several) && memchr::memchr(b'.', text).is_some(),
     }

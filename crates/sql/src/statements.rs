@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hasher};
 use std::rc::Rc;
 
 use mainstay_pgwire::frame::{push, push_string, string};
@@ -48,6 +49,11 @@ impl Statement {
     pub(crate) fn body_as_told(&self) -> Vec<u8> {
         self.told.of(self.body())
     }
+
+    /// By what settings it was prepared.
+    pub(crate) fn apart(&self) -> &[u8] {
+        &self.key[size_of::<u64>() + self.body_bytes..]
+    }
 }
 
 /// What clients were told of a statement. They read its rows and send its parameters by that, and are not told again.
@@ -59,20 +65,33 @@ pub(crate) struct Told {
 }
 
 impl Told {
-    /// Whether anybody relies on what columns it has.
-    pub(crate) fn is_relied_on(&self) -> bool {
-        self.columns.get().is_some()
+    /// Whether anybody relies on what columns it has. What returns no rows never does.
+    pub(crate) fn has_columns(&self) -> bool {
+        self.columns.get().is_some_and(|columns| *columns != Columns::NONE)
+    }
+
+    pub(crate) fn has_parameters(&self) -> bool {
+        self.parameters.get().is_some()
     }
 
     /// Whether a server has the same columns.
-    pub(crate) fn has(&self, columns: &Columns) -> bool {
-        self.columns.get().is_none_or(|told| told == columns)
+    pub(crate) fn is(&self, columns: Columns) -> bool {
+        self.columns.get().is_none_or(|told| *told == columns)
     }
 
     /// Takes in what a client is told. False if others were told something else.
     pub(crate) fn tell(&self, parameters: Option<&[u8]>, columns: Columns) -> bool {
         let is_same = parameters.is_none_or(|said| **self.parameters.get_or_init(|| said.into()) == *said);
-        self.columns.get_or_init(|| columns.clone()) == &columns && is_same
+        *self.columns.get_or_init(|| columns) == columns && is_same
+    }
+
+    /// The same of all that was told of another statement.
+    pub(crate) fn tell_all(&self, told: &Told) -> bool {
+        let parameters = told.parameters.get().map(AsRef::as_ref);
+        match told.columns.get() {
+            Some(columns) => self.tell(parameters, *columns),
+            None => parameters.is_none_or(|said| **self.parameters.get_or_init(|| said.into()) == *said),
+        }
     }
 
     /// The body of a `Parse` with the types that were told.
@@ -83,30 +102,33 @@ impl Told {
     }
 }
 
-/// The columns of a `RowDescription`, as far as PostgreSQL holds them to be the result's type: their names and types. Nothing,
-/// if there are no rows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Columns(Option<Box<[u8]>>);
+/// The names and types of a result's columns, by a number that others do not have but by one chance in 2^64. Whatever else a
+/// `RowDescription` says, a value is read by its type, and PostgreSQL itself says other modifiers of a portal than of its statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Columns(u64);
 
 impl Columns {
+    /// There are no rows.
+    pub(crate) const NONE: Columns = Columns(0);
+
     /// Of a whole `RowDescription` or `NoData`.
     pub(crate) fn of(message: &[u8]) -> Columns {
         // Behind a name: table (4 bytes), its column (2), type (4), its length (2), its modifier (4), format (2).
         const FIELD_BYTES: usize = 18;
         if message.first() != Some(&b'T') {
-            return Columns(None);
+            return Columns::NONE;
         }
-        let mut kept = Vec::with_capacity(message.len());
+        let mut hasher = DefaultHasher::new();
         let mut rest = message.get(7..).unwrap_or_default();
         while let Some((name, after)) = string(rest)
             && let Some((field, next)) = after.split_at_checked(FIELD_BYTES)
         {
-            kept.extend_from_slice(name);
-            kept.push(0);
-            kept.extend_from_slice(&field[6..16]);
+            hasher.write(name);
+            hasher.write_u8(0);
+            hasher.write(&field[6..10]);
             rest = next;
         }
-        Columns(Some(kept.into()))
+        Columns(hasher.finish() | 1)
     }
 }
 
@@ -123,16 +145,10 @@ pub(crate) enum What {
     Passing,
     /// The client's statement of that name.
     Named(Box<[u8]>, Rc<Statement>),
-    Unnamed,
-    /// The proxy itself has asked whether it is as the client was told.
-    Held(Rc<Statement>),
-    HeldUnnamed,
-}
-
-impl What {
-    pub(crate) fn is_held(&self) -> bool {
-        matches!(self, What::Held(_) | What::HeldUnnamed)
-    }
+    /// Its unnamed statement of that number.
+    Unnamed(u64),
+    /// The proxy itself has asked, for its question of that number, whether it is as the client was told; `None`: the unnamed one.
+    Held(u64, Option<Rc<Statement>>),
 }
 
 /// A name that no statement has: closing it does nothing, and is answered; binding it fails.
@@ -192,18 +208,24 @@ pub(crate) struct OnServer {
 #[derive(Clone, Copy)]
 struct Known {
     last_use: u64,
-    /// Its columns are those that clients were told.
-    is_as_told: bool,
+    /// What of it is as clients were told.
+    sure: Sure,
+}
+
+/// What a server's statement has in common with what clients were told of it, for certain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sure {
+    pub(crate) parameters: bool,
+    pub(crate) columns: bool,
 }
 
 impl OnServer {
-    /// Whether the server has it, and if it does, whether its columns are known to be those that clients were told. It counts
-    /// as used now.
-    pub(crate) fn touch(&mut self, id: u64) -> Option<bool> {
+    /// What is sure of a statement, if the server has it. It counts as used now.
+    pub(crate) fn touch(&mut self, id: u64) -> Option<Sure> {
         self.uses += 1;
         let known = self.known.get_mut(&id)?;
         known.last_use = self.uses;
-        Some(known.is_as_told)
+        Some(known.sure)
     }
 
     /// Adds one; returns another that is to be closed if there are more than `most` now.
@@ -218,13 +240,13 @@ impl OnServer {
         if let Some(id) = oldest {
             self.known.remove(&id);
         }
-        self.known.insert(id, Known { last_use: self.uses, is_as_told: false });
+        self.known.insert(id, Known { last_use: self.uses, sure: Sure::default() });
         oldest
     }
 
-    pub(crate) fn is_as_told(&mut self, id: u64) {
+    pub(crate) fn is_sure(&mut self, id: u64, sure: impl FnOnce(&mut Sure)) {
         if let Some(known) = self.known.get_mut(&id) {
-            known.is_as_told = true;
+            sure(&mut known.sure);
         }
     }
 
@@ -270,14 +292,14 @@ mod tests {
         let mut server = OnServer::default();
         assert_eq!(server.add(1, 2), None);
         assert_eq!(server.add(2, 2), None);
-        assert_eq!(server.touch(1), Some(false));
+        assert_eq!(server.touch(1), Some(Sure::default()));
         assert_eq!(server.add(3, 2), Some(2));
         assert_eq!(server.touch(2), None);
-        server.is_as_told(1);
-        assert_eq!(server.touch(1), Some(true));
+        server.is_sure(1, |sure| sure.columns = true);
+        assert_eq!(server.touch(1), Some(Sure { parameters: false, columns: true }));
         // Made anew, it takes nobody's place.
         assert_eq!(server.add(1, 2), None);
-        assert_eq!(server.touch(1), Some(false));
+        assert_eq!(server.touch(1), Some(Sure::default()));
     }
 
     fn description(name: &str, table: u32, kind: u32, format: u16) -> Vec<u8> {
@@ -308,11 +330,16 @@ mod tests {
         let told = Told::default();
         let (columns, others) =
             (Columns::of(&description("a", 1, 23, 0)), Columns::of(&description("a", 1, 700, 0)));
-        assert!(!told.is_relied_on() && told.has(&others));
-        assert!(told.tell(Some(b"\0\x01\0\0\0\x17"), columns.clone()));
-        assert!(told.is_relied_on() && told.has(&columns) && !told.has(&others));
+        assert!(!told.has_columns() && told.is(others));
+        assert!(told.tell(Some(b"\0\x01\0\0\0\x17"), columns));
+        assert!(told.has_columns() && told.is(columns) && !told.is(others));
         assert!(!told.tell(None, others));
         assert!(!told.tell(Some(b"\0\0"), columns));
         assert_eq!(told.of(b"select $1\0\0\0"), b"select $1\0\0\x01\0\0\0\x17");
+        let (same, other) = (Told::default(), Told::default());
+        assert!(other.tell(None, others));
+        assert!(same.tell_all(&told) && same.is(columns) && !other.tell_all(&told));
+        let silent = Told::default();
+        assert!(silent.tell(None, Columns::NONE) && !silent.has_columns(), "nobody reads rows of it");
     }
 }

@@ -121,7 +121,7 @@ impl Session {
 
     /// The transaction has ended: the server is somebody else's, unless something ties it to this session.
     pub(super) fn unlink(&mut self) {
-        self.may_commit = false;
+        (self.may_commit, self.changes_meaning) = (false, false);
         if !self.unlistened.0.is_empty() {
             // It was named, and not done.
             self.unlistened = (Vec::new(), false);

@@ -142,7 +142,7 @@ impl Session {
                 self.note_unanswered(traits);
                 if message.len() < total {
                     // Nobody has read the rest of it.
-                    (self.may_commit, self.inspects) = (true, true);
+                    (self.may_commit, self.inspects, self.changes_meaning) = (true, true, true);
                 }
                 count(&self.pool.counters.queries, 1);
                 self.entry.set(Activity::Runs, self.worker.now());
@@ -175,7 +175,7 @@ impl Session {
             b'c' | b'f' => server.copies_in = false,
             b'F' => {
                 server.expect(Expect::Query);
-                (self.may_commit, self.inspects) = (true, true);
+                (self.may_commit, self.inspects, self.changes_meaning) = (true, true, true);
             }
             _ => {
                 let what = format!("message of type {:?} is not known", char::from(kind));
@@ -192,6 +192,7 @@ impl Session {
         self.may_commit |= traits.may_commit;
         self.entry.is_committing.set(traits.commits);
         self.inspects |= traits.may_leave_state;
+        self.changes_meaning |= traits.may_change_meaning;
         if traits.may_set_placeholder || traits.may_leave_state {
             for name in sql_text::placeholders(text) {
                 if !self.placeholders.contains(&name) {

@@ -12,6 +12,7 @@ use super::{Session, Step};
 use crate::counters::count;
 use crate::server::{Expect, Reply, ReplyKind};
 use crate::session_settings::Pin;
+use crate::statements::What;
 
 /// A message longer than this is passed on in pieces. Shorter ones go as a whole, so that an error can always be told between
 /// two of them.
@@ -152,7 +153,7 @@ impl Session {
             b'S' => {
                 server.note_parameter(body);
                 // Functions set parameters too.
-                self.inspects = true;
+                (self.inspects, self.changes_meaning) = (true, true);
             }
             // A commit that was not replicated is none, whatever the primary says after it: a cancel or a shutdown ended its wait.
             b'N' if report_field(body, b'R') == Some(b"SyncRepWaitForLSN") => {
@@ -179,8 +180,12 @@ impl Session {
     /// What an error has made the server skip is not there. The last is undone first: a name may be there twice.
     fn undo_skipped(&mut self) {
         let Some(server) = self.server.as_mut() else { return };
+        self.refused_at = self.refused_at.filter(|at| *at >= server.answered_ever);
         while server.described.front().is_some_and(|(_, before)| *before < server.answered_ever) {
-            if server.described.pop_front().is_some_and(|(due, _)| due.what.is_held()) {
+            let due = server.described.pop_front().map(|(due, _)| due.what);
+            if let (Some(What::Held(due, _)), Held::Waits { question, .. }) = (due, self.held)
+                && due == question
+            {
                 self.held = Held::Nothing;
             }
         }
@@ -255,6 +260,7 @@ impl Session {
 
     fn failed(&mut self, body: &[u8]) -> Result<Fate, Step> {
         let field = |kind| report_field(body, kind).unwrap_or_default();
+        let is_refusal = self.takes_refusal(field(b'C'));
         let Some(server) = self.server.as_mut() else { return Ok(Fate::Forward) };
         // With the whole transaction, or the text that it stands in.
         self.unlistened = (Vec::new(), false);
@@ -272,11 +278,8 @@ impl Session {
             return Err(Step::ServerLost(why));
         }
         self.is_told = is_end;
-        if self.held == Held::Refused {
-            self.held = Held::Nothing;
-            if field(b'C') == b"26000" {
-                return Ok(Fate::Replace(result_type_changed().into()));
-            }
+        if is_refusal {
+            return Ok(Fate::Replace(result_type_changed().into()));
         }
         if field(b'C') == b"26000" {
             // Somebody has taken away by SQL what was prepared by the protocol.
@@ -286,7 +289,7 @@ impl Session {
             // A table has changed under prepared statements. If it is a type that was made anew, PostgreSQL calls that an internal
             // error ("cache lookup failed").
             server.unnamed = 0;
-            self.worker.plans_changed(&self.entry.key.database);
+            self.plans_changed(self.bound_plans);
         }
         Ok(Fate::Forward)
     }

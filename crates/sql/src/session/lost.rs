@@ -73,7 +73,7 @@ impl Session {
             || if why.is_empty() { "it closed the connection".to_owned() } else { why.to_owned() },
             str::to_owned,
         );
-        let is_asked = server.is_asked() && self.held != Held::Waits { is_first: true };
+        let is_asked = server.is_asked() && !matches!(self.held, Held::Waits { is_first: true, .. });
         // One that has been promoted meanwhile may have written.
         let reads_only = server.backend.reads_only && self.worker.routing.is_standby(&server.backend.member);
         let (is_open, due, is_unsynced) =
@@ -82,7 +82,7 @@ impl Session {
         self.pool.drop_server(&self.worker, server);
         self.drops_rest = true;
         self.closing.clear();
-        (self.held, self.bound) = (Held::default(), None);
+        (self.held, self.bound, self.refused_at) = (Held::default(), None, None);
         for name in self.parsing.drain(..) {
             self.statements.remove(&name);
         }

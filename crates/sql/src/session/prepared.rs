@@ -5,7 +5,6 @@ use std::rc::Rc;
 use mainstay_pgwire::backend;
 use mainstay_pgwire::frame::{push, push_string, string};
 
-use super::told::Held;
 use super::{Session, Step, Unnamed};
 use crate::counters::count;
 use crate::refusal;
@@ -29,6 +28,7 @@ impl Session {
             self.unnamed.id = id;
             self.unnamed.traits = traits;
             self.unnamed.told = Told::default();
+            self.unnamed.plans = self.pool.plans.get();
             self.unnamed.message.clear();
             self.unnamed.message.extend_from_slice(message);
             self.note(traits, text);
@@ -88,6 +88,9 @@ impl Session {
     /// Prepares a statement on the server, for clients that have prepared it before.
     pub(super) fn make(&mut self, statement: &Statement, answer: ReplyKind, output: &mut Vec<u8>) {
         self.replace(statement, answer, output);
+        if let Some(server) = self.server.as_mut() {
+            server.statements.is_sure(statement.id, |sure| sure.parameters = statement.told.has_parameters());
+        }
         push(output, b'P', |out| {
             push_string(out, &statement.name());
             out.extend_from_slice(&statement.body_as_told());
@@ -135,7 +138,7 @@ impl Session {
             server.unnamed = self.unnamed.id;
             self.reply(ReplyKind::Swallow, None);
             count(&self.pool.counters.server_parses, 1);
-            match self.unnamed.message.get(6..).filter(|_| self.unnamed.told.is_relied_on()) {
+            match self.unnamed.message.get(6..).filter(|_| self.unnamed.told.has_parameters()) {
                 Some(body) => push(output, b'P', |out| {
                     out.push(0);
                     out.extend_from_slice(&self.unnamed.told.of(body));
@@ -156,19 +159,20 @@ impl Session {
         let broken = || Step::Ended(Some(refusal::protocol_violation("Bind without its names")));
         let (portal, after) = string(&message[5..]).ok_or_else(broken)?;
         let (name, rest) = string(after).ok_or_else(broken)?;
-        if self.held == Held::Differs {
+        if self.is_to_be_refused(name) {
             self.refuse_bind(output);
             return Ok(());
         }
-        self.bound = None;
+        (self.bound, self.binds_unnamed) = (None, name.is_empty() && portal.is_empty());
         if name.is_empty() {
-            self.unnamed_bindable(portal, behind, output)?;
+            self.unnamed_bindable(portal, (rest, behind), output)?;
             self.note_bind();
             self.speaks_prepared(None);
             self.note_unlistened_bound(None);
             let traits = self.unnamed.traits;
             (self.may_commit, self.inspects) =
                 (self.may_commit | traits.may_commit, self.inspects | traits.may_leave_state);
+            self.changes_meaning |= traits.may_change_meaning;
             self.entry.is_committing.set(traits.commits);
             self.note_unanswered(traits);
             output.extend_from_slice(message);
@@ -181,13 +185,14 @@ impl Session {
             output.extend_from_slice(message);
             return Ok(());
         };
-        let statement = self.bindable(portal, name, statement, behind, output)?;
+        let statement = self.bindable(portal, name, statement, (rest, behind), output)?;
         self.note_bind();
         self.speaks_prepared(Some(&statement));
         self.note_unlistened_bound(Some(&statement));
         self.may_commit |= statement.traits.may_commit;
         self.entry.is_committing.set(statement.traits.commits);
         self.inspects |= statement.traits.may_leave_state;
+        self.changes_meaning |= statement.traits.may_change_meaning;
         self.note_unanswered(statement.traits);
         let own = statement.name();
         output.push(b'B');
@@ -214,6 +219,7 @@ impl Session {
         let is_statement = *kind == b'S';
         if let Some(statement) = self.statements.get(name).filter(|_| is_statement).map(Rc::clone) {
             self.have(&statement, output);
+            self.bound_plans = statement.plans;
             push(output, b'D', |out| {
                 out.push(b'S');
                 push_string(out, &statement.name());
@@ -224,7 +230,7 @@ impl Session {
         let what = match kind {
             b'S' if name.is_empty() => {
                 self.have_unnamed(output);
-                What::Unnamed
+                What::Unnamed(self.unnamed.id)
             }
             b'P' => self.portal_described(name),
             _ => What::Passing,
@@ -269,7 +275,8 @@ impl Session {
         let statement = self.intern(body);
         if name.is_empty() {
             let (id, told) = (self.worker.statements.next_unnamed(), Told::default());
-            self.unnamed = Unnamed { id, message: message.to_vec(), traits: statement.traits, told };
+            let plans = self.pool.plans.get();
+            self.unnamed = Unnamed { id, message: message.to_vec(), traits: statement.traits, told, plans };
         } else {
             self.statements.insert(name.into(), statement);
         }

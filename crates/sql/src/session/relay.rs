@@ -102,7 +102,6 @@ impl Session {
     fn may_send(&self, context: &Context<'_>) -> bool {
         match &self.server {
             None => true,
-            Some(_) if matches!(self.held, Held::Waits { .. }) => false,
             Some(server)
                 if self.worker.routing.may_send(
                     &server.backend,
@@ -110,7 +109,7 @@ impl Session {
                     self.worker.now(),
                 ) =>
             {
-                true
+                !matches!(self.held, Held::Waits { .. })
             }
             // The lease may have run out. Either it is renewed, or the connection is ended by whoever hears of another primary.
             Some(_) => {

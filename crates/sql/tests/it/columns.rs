@@ -12,21 +12,22 @@ use mainstay_sql::{PoolMode, Settings};
 enum Asked {
     Statement,
     Portal,
-    /// The unnamed statement.
+    /// The unnamed statement, and its portal.
     Unnamed,
+    UnnamedPortal,
 }
 
 impl Asked {
-    const ALL: [Asked; 3] = [Asked::Statement, Asked::Portal, Asked::Unnamed];
+    const ALL: [Asked; 4] = [Asked::Statement, Asked::Portal, Asked::Unnamed, Asked::UnnamedPortal];
 
     fn name(self) -> &'static str {
-        if self == Asked::Unnamed { "" } else { "s" }
+        if matches!(self, Asked::Unnamed | Asked::UnnamedPortal) { "" } else { "s" }
     }
 
     fn prepare(self, client: &mut Wire, sql: &str) {
         client.parse(self.name(), sql);
         let due = match self {
-            Asked::Portal => {
+            Asked::Portal | Asked::UnnamedPortal => {
                 client.bind("", self.name(), &[]).describe(b'P', "").execute("");
                 "12TDCZ"
             }
@@ -114,7 +115,7 @@ fn on(client: &mut Wire, mut other: Option<&mut Wire>, table: &mut Table, asked:
     assert_eq!((kinds(&messages).as_str(), client.status), ("EZ", b'E'));
     assert_eq!(client.code("SELECT 1"), "25P02");
     client.ok("ROLLBACK");
-    if asked != Asked::Unnamed {
+    if !asked.name().is_empty() {
         client.close(b'S', asked.name());
         assert_eq!(kinds(&client.sync().go()), "3Z");
     }
@@ -188,6 +189,157 @@ fn parameters_keep_the_type_that_was_told() {
     assert_eq!(kinds(&binary(&mut client, "s", &[&[0, 0, 0, 7]]).sync().go()), "2CZ");
     other.ok("ROLLBACK");
     assert_eq!(client.one(&format!("SELECT max(a) FROM {}", table.name)), "7");
+}
+
+fn taken(other: &mut Wire) {
+    other.ok("BEGIN");
+    other.ok("SELECT 1");
+}
+
+/// Who was told the columns anew had forgotten what its parameters are.
+#[test]
+fn parameters_keep_their_type_when_columns_are_told_anew() {
+    let proxy = Proxy::of_size(2);
+    let (mut client, mut other) = (proxy.client(), proxy.client());
+    let mut table = Table::new("retyped_returning");
+    let sql = format!("UPDATE {} SET a = $1 RETURNING a", table.name);
+    Asked::Statement.prepare(&mut client, &sql);
+    taken(&mut other);
+    table.alter();
+    for n in [5u8, 6] {
+        binary(&mut client, "s", &[&[0, 0, 0, n]]);
+        let bound = client.take();
+        // Described between the two: libpq's way.
+        let (bind, execute) = bound.split_at(bound.len() - 10);
+        client.write(bind).unwrap();
+        let rest = client.describe(b'P', "").take();
+        client.write(&[rest.as_slice(), execute].concat()).unwrap();
+        let messages = client.sync().go();
+        assert_eq!(kinds(&messages), "2TDCZ", "{:?}", outcome(&messages));
+        assert_eq!(value(&messages), Ok(f32::from(n).to_be_bytes().to_vec()));
+    }
+    other.ok("ROLLBACK");
+    assert_eq!(client.one(&format!("SELECT a FROM {}", table.name)), "6");
+}
+
+/// Another client's description of the portal says nothing of the parameters.
+#[test]
+fn parameters_are_not_taken_for_those_of_another_client() {
+    let proxy = Proxy::of_size(2);
+    let (mut client, mut other, mut third) = (proxy.client(), proxy.client(), proxy.client());
+    let mut table = Table::new("retyped_for_three");
+    let sql = format!("INSERT INTO {} VALUES ($1)", table.name);
+    client.parse("s", &sql).describe(b'S', "s").sync().go();
+    taken(&mut other);
+    table.alter();
+    third.parse("s", &sql).sync().go();
+    assert_eq!(kinds(&third.bind("", "s", &["2"]).describe(b'P', "").execute("").sync().go()), "2nCZ");
+    assert_eq!(kinds(&binary(&mut client, "s", &[&[0, 0, 0, 7]]).sync().go()), "2CZ");
+    other.ok("ROLLBACK");
+    assert_eq!(client.one(&format!("SELECT max(a) FROM {}", table.name)), "7");
+}
+
+/// PostgreSQL tells another modifier of a portal than of its statement, and another one with other parameters.
+#[test]
+fn a_modifier_is_no_other_type() {
+    let proxy = Proxy::of_size(2);
+    let (mut client, mut other) = (proxy.client(), proxy.client());
+    client.ok("CREATE TABLE modified AS SELECT 'x'::varchar(7) AS a");
+    client.parse("s", "SELECT coalesce($1, a) FROM modified").sync().go();
+    let null = |client: &mut Wire| {
+        client.message(b'B', |out| out.extend_from_slice(b"\0s\0\0\0\0\x01\xff\xff\xff\xff\0\0"));
+    };
+    null(&mut client);
+    assert_eq!(kinds(&client.describe(b'P', "").execute("").sync().go()), "2TDCZ");
+    taken(&mut other);
+    null(&mut client);
+    assert_eq!(kinds(&client.execute("").sync().go()), "2DCZ");
+    assert_eq!(kinds(&client.bind("", "s", &["y"]).execute("").sync().go()), "2DCZ");
+    other.ok("ROLLBACK");
+    client.ok("DROP TABLE modified");
+}
+
+/// Refusals and questions of several statements, sent without waiting for the answers.
+#[test]
+fn in_a_pipeline_each_is_told_its_own() {
+    for batches in [true, false] {
+        let proxy = Proxy::of_size(2);
+        let (mut client, mut other) = (proxy.client(), proxy.client());
+        let mut table = Table::new("retyped_pipeline");
+        for (name, sql) in [("s", table.sql()), ("t", "SELECT 't'::text".to_owned())] {
+            client.parse(name, &sql).describe(b'S', name).sync().go();
+        }
+        taken(&mut other);
+        table.alter();
+        for _ in 0..2 {
+            let mut due = Vec::new();
+            for name in ["s", "t", "s", "s", "t", "t", "none", "t"] {
+                client.bind("", name, &[]).execute("");
+                due.push(match name {
+                    "s" => Err("0A000".to_owned()),
+                    "none" => Err("26000".to_owned()),
+                    _ => Ok(b"t".to_vec()),
+                });
+                if batches {
+                    client.sync();
+                }
+            }
+            if !batches {
+                client.sync();
+                due.truncate(1);
+            }
+            client.send();
+            for due in due {
+                assert_eq!(value(&client.until_ready()), due);
+            }
+        }
+        other.ok("ROLLBACK");
+    }
+}
+
+/// In one batch it is told the columns, and goes on.
+#[test]
+fn who_is_told_in_the_same_batch_goes_on() {
+    let proxy = Proxy::of_size(2);
+    let (mut client, mut other, mut third) = (proxy.client(), proxy.client(), proxy.client());
+    let mut table = Table::new("retyped_at_once");
+    Asked::Statement.prepare(&mut third, &table.sql());
+    taken(&mut other);
+    table.alter();
+    client.parse("s", &table.sql()).describe(b'S', "s").bind("", "s", &[]).execute("").sync();
+    assert_eq!(kinds(&client.go()), "1tT2DCZ");
+    // Two statements without a name, of which one is described and the other bound.
+    client
+        .parse("", "SELECT 1")
+        .describe(b'S', "")
+        .parse("", "SELECT 'text'")
+        .bind("", "", &[])
+        .execute("")
+        .sync();
+    assert_eq!(kinds(&client.go()), "1tT12DCZ");
+    other.ok("ROLLBACK");
+    assert_eq!(
+        outcome(&client.bind("", "", &[]).execute("").sync().go()).unwrap()[0][0].as_deref(),
+        Some("text")
+    );
+}
+
+/// Formats for each column rest on what was told of them, also where the portal is described.
+#[test]
+fn formats_for_each_column_rest_on_what_was_told() {
+    let proxy = Proxy::of_size(2);
+    let (mut client, mut other) = (proxy.client(), proxy.client());
+    let mut table = Table::new("widened");
+    let sql = format!("SELECT a, * FROM {}", table.name);
+    client.parse("s", &sql).describe(b'S', "s").sync().go();
+    taken(&mut other);
+    table.admin.ok("ALTER TABLE widened ADD b int");
+    for _ in 0..2 {
+        client.message(b'B', |out| out.extend_from_slice(b"\0s\0\0\0\0\0\0\x02\0\x01\0\x01"));
+        let messages = client.describe(b'P', "").execute("").sync().go();
+        assert_eq!(code(outcome(&messages)), "0A000");
+    }
+    other.ok("ROLLBACK");
 }
 
 /// Nothing of a long `Bind` that is refused is taken for messages.
@@ -351,4 +503,19 @@ fn the_time_zone_keeps_statements_apart() {
         found.push(client.run("s", &[]).unwrap()[0][0].clone().unwrap());
     }
     assert_eq!(found, ["1767225600", "1767193200"]);
+    // Nor is it made for one by the settings of the other, on a server that has it not yet.
+    let proxy = Proxy::of_size(2);
+    let (mut one, mut two, mut other) = (proxy.client(), proxy.client(), proxy.client());
+    let prepare = |client: &mut Wire| {
+        client.parse("s", "SELECT extract(epoch FROM '2026-01-01 00:00'::timestamptz)::int").sync().go();
+    };
+    one.ok("SET TimeZone = 'UTC'");
+    prepare(&mut one);
+    one.ok("SET TimeZone = 'Asia/Tokyo'");
+    taken(&mut other);
+    let _ = one.run("s", &[]);
+    two.ok("SET TimeZone = 'UTC'");
+    prepare(&mut two);
+    assert_eq!(two.run("s", &[]).unwrap()[0][0].as_deref(), Some("1767225600"));
+    other.ok("ROLLBACK");
 }
