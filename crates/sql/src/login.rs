@@ -198,6 +198,7 @@ async fn begin(
         return Err(refusal::shutting_down().into());
     }
     let greeting = Greeting::read(u32::from(parameters.0), &parameters.1, access)?;
+    greeting.negotiate(connection);
     let key = admitted(worker, connection, &greeting)?;
     scram::authenticate(worker, connection, &greeting.user, binding.as_deref()).await?;
     let is_console = crate::console::is_console(&greeting.database);
@@ -241,19 +242,15 @@ async fn begin(
         backend: RefCell::new(None),
         ended: RefCell::new(None),
     });
-    connection.queue(&welcome(greeting.minor, &greeting.unknown_options, &reported, &entry));
+    connection.queue(&welcome(&reported, &entry));
     connection.flush().await?;
     Ok(Begun { entry, base, dedicated, is_console })
 }
 
 /// What a client is told that is let in.
-fn welcome(minor: u32, unknown_options: &[String], reported: &Reported, entry: &ClientEntry) -> Vec<u8> {
+fn welcome(reported: &Reported, entry: &ClientEntry) -> Vec<u8> {
     let mut message = Vec::new();
     backend::push_authentication_ok(&mut message);
-    if minor > NEWEST_MINOR || !unknown_options.is_empty() {
-        let unknown: Vec<&str> = unknown_options.iter().map(String::as_str).collect();
-        backend::push_negotiate(&mut message, minor.min(NEWEST_MINOR), &unknown);
-    }
     for (name, value) in reported.iter() {
         backend::push_parameter_status(&mut message, name, value);
     }
@@ -304,6 +301,17 @@ impl Greeting {
             greeting.database = Rc::clone(&greeting.user);
         }
         Ok(greeting)
+    }
+
+    /// Says what of the protocol it does not get, if it has asked for more than there is. libpq takes this before it is asked for
+    /// its password, and no more behind it.
+    fn negotiate(&self, connection: &mut Connection) {
+        if self.minor > NEWEST_MINOR || !self.unknown_options.is_empty() {
+            let unknown: Vec<&str> = self.unknown_options.iter().map(String::as_str).collect();
+            let mut message = Vec::new();
+            backend::push_negotiate(&mut message, self.minor.min(NEWEST_MINOR), &unknown);
+            connection.queue(&message);
+        }
     }
 }
 

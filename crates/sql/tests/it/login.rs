@@ -103,6 +103,25 @@ fn what_the_client_begins_with_is_what_it_has() {
     assert_eq!(code(refused), "22023");
 }
 
+/// It came behind the authentication, where libpq takes it for a mistake.
+#[test]
+fn what_is_not_spoken_of_the_protocol_is_said_before_the_password() {
+    let proxy = Proxy::new();
+    let first = |port, packet: &[u8]| {
+        let mut wire = Wire::tcp(port).unwrap();
+        wire.write(packet).unwrap();
+        wire.next().unwrap()
+    };
+    let mut packet = startup(&[("user", "app"), ("database", "app"), ("_pq_.of_tomorrow", "1")]);
+    let told = first(proxy.port, &packet);
+    assert_eq!(told.0, b'v');
+    assert_eq!(told, first(proxy.postgres.port, &packet));
+    packet[7] = 9;
+    let (kind, body) = first(proxy.port, &packet);
+    assert_eq!((kind, &body[..8]), (b'v', &[0, 3, 0, 2, 0, 0, 0, 1][..]), "3.2 and one option");
+    assert_eq!(proxy.client_with(&[("_pq_.of_tomorrow", "1")]).one("SELECT 1"), "1");
+}
+
 #[test]
 fn there_is_no_room_for_more_clients_than_said() {
     let proxy = Proxy::with(Postgres::shared(), Settings { max_client_conn: 2, ..settings() });
