@@ -41,6 +41,7 @@ mod source;
 mod sql_text;
 mod statements;
 mod stream;
+mod sweep;
 mod worker;
 
 pub mod settings;

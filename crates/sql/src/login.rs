@@ -228,6 +228,7 @@ async fn begin(
         secret: crate::random::bytes(),
         descriptor: connection.stream.descriptor(),
         is_encrypted: connection.stream.is_encrypted(),
+        is_walsender: dedicated.is_some(),
         pool,
         _room: room,
         key,

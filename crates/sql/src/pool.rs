@@ -42,6 +42,8 @@ pub(crate) struct Pool {
     idle: RefCell<Vec<Box<Server>>>,
     /// All connections, also those that somebody holds.
     live: RefCell<Vec<Rc<Backend>>>,
+    /// Those that are one client's alone, for as long as it is there: outside of every count.
+    apart: RefCell<Vec<Rc<Backend>>>,
     waiting: RefCell<VecDeque<Waiter>>,
     /// The logins that are under way.
     dialling: RefCell<HashMap<u64, Permit>>,
@@ -79,6 +81,7 @@ impl Pool {
             quota,
             idle: RefCell::default(),
             live: RefCell::default(),
+            apart: RefCell::default(),
             waiting: RefCell::default(),
             dialling: RefCell::default(),
             next_dial: Cell::new(0),
@@ -212,6 +215,7 @@ impl Pool {
     pub(crate) fn sweep(self: &Rc<Pool>, worker: &Rc<Worker>, now: Instant) {
         // A login that was given up has taken its server with it.
         self.live.borrow_mut().retain(|live| Rc::strong_count(live) > 1);
+        self.apart.borrow_mut().retain(|apart| Rc::strong_count(apart) > 1);
         let settings = worker.settings();
         let patience = settings.query_wait_timeout;
         if !patience.is_zero() {
@@ -284,9 +288,11 @@ impl Pool {
         let old: Vec<Box<Server>> =
             self.idle.borrow_mut().extract_if(.., |server| !is_current(&server.backend)).collect();
         old.iter().for_each(|server| self.forget(&server.backend));
-        for backend in self.live.borrow().iter().filter(|backend| !is_current(backend)) {
+        let (live, apart) = (self.live.borrow(), self.apart.borrow());
+        for backend in live.iter().chain(apart.iter()).filter(|backend| !is_current(backend)) {
             backend.end("the primary has changed");
         }
+        drop((live, apart));
         self.listening.end_if(|backend| !is_current(backend), "the primary has changed");
         self.retry_at.set(None);
         // A primary whose machine is gone does not even refuse; its successor is not to be waited for until that is noticed.
@@ -296,7 +302,8 @@ impl Pool {
 
     /// Ends the connections by which something could be written.
     pub(crate) fn end_writers(&self, why: &'static str) {
-        self.live.borrow().iter().filter(|backend| !backend.reads_only).for_each(|backend| backend.end(why));
+        let (live, apart) = (self.live.borrow(), self.apart.borrow());
+        live.iter().chain(apart.iter()).filter(|backend| !backend.reads_only).for_each(|it| it.end(why));
         self.listening.end_if(|backend| !backend.reads_only, why);
     }
 
@@ -331,5 +338,9 @@ impl Pool {
 
     pub(crate) fn backends(&self) -> Vec<Rc<Backend>> {
         self.live.borrow().clone()
+    }
+
+    pub(crate) fn apart(&self) -> Vec<Rc<Backend>> {
+        self.apart.borrow().clone()
     }
 }

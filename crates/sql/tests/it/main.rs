@@ -24,6 +24,7 @@ mod postgres;
 mod prepared;
 mod proxy;
 mod reload;
+mod replication;
 mod settings;
 mod slow;
 mod splitting;

@@ -1,0 +1,55 @@
+//! What a worker looks at now and then: limits of time, and what nobody needs any more.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::worker::{Activity, Worker};
+
+impl Worker {
+    pub(crate) fn sweep(self: &Rc<Worker>, now: Instant) {
+        for pool in self.pools() {
+            pool.sweep(self, now);
+            pool.counters.sweep(now);
+        }
+        self.sweep_clients(now);
+        self.end_doubtful(now);
+    }
+
+    /// Transactions that were held since the lease could not be believed any more are not held for longer than clients wait.
+    fn end_doubtful(&self, now: Instant) {
+        let patience = self.settings().query_wait_timeout;
+        if !patience.is_zero() && self.routing.doubted_for(now) > patience {
+            self.pools().iter().for_each(|pool| {
+                pool.end_writers(
+                    "the member beside the proxy cannot tell whether the primary still holds its lease",
+                )
+            });
+        }
+    }
+
+    fn sweep_clients(&self, now: Instant) {
+        let over = |limit: Duration, since: Instant| !limit.is_zero() && now.duration_since(since) > limit;
+        let settings = self.settings();
+        for entry in self.clients().iter().filter(|entry| !entry.is_walsender) {
+            let since = entry.since.get();
+            let is_begun = matches!(entry.activity.get(), Activity::Runs | Activity::InTransaction);
+            if is_begun && over(settings.transaction_timeout, entry.transaction_began.get()) {
+                entry.end(crate::refusal::killed("transaction_timeout"));
+            }
+            match entry.activity.get() {
+                Activity::Idle if over(settings.client_idle_timeout, since) => {
+                    entry.end(crate::refusal::killed("client_idle_timeout"));
+                }
+                Activity::InTransaction if over(settings.idle_transaction_timeout, since) => {
+                    entry.end(crate::refusal::killed("idle_transaction_timeout"));
+                }
+                Activity::Runs if over(settings.query_timeout, since) => {
+                    entry.end(crate::refusal::killed("query_timeout"));
+                }
+                _ => {}
+            }
+        }
+    }
+}
