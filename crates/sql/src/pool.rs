@@ -12,7 +12,7 @@ use mainstay_pgwire::backend::Report;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::counters::Counters;
+use crate::counters::{Counters, Totals};
 use crate::listening::Listening;
 use crate::quota::{Permit, Quota, Scope};
 use crate::refusal;
@@ -342,5 +342,12 @@ impl Pool {
 
     pub(crate) fn apart(&self) -> Vec<Rc<Backend>> {
         self.apart.borrow().clone()
+    }
+
+    /// Whether there is anything that is worth to be kept when nobody is there.
+    pub(crate) fn was_used(&self) -> bool {
+        let is_empty =
+            self.live.borrow().is_empty() && self.apart.borrow().is_empty() && self.dialling() == 0;
+        !is_empty || self.counters.totals() != Totals::default()
     }
 }

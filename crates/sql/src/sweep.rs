@@ -13,8 +13,19 @@ impl Worker {
             pool.sweep(self, now);
             pool.counters.sweep(now);
         }
+        self.forget_unused();
         self.sweep_clients(now);
         self.end_doubtful(now);
+    }
+
+    /// Every name makes a pool, also that of a database that does not exist.
+    fn forget_unused(&self) {
+        let mut pools = self.pools.borrow_mut();
+        let before = pools.len();
+        pools.retain(|_, pool| Rc::strong_count(pool) > 1 || pool.was_used());
+        if pools.len() < before {
+            self.shared.quotas.forget_unused();
+        }
     }
 
     /// Transactions that were held since the lease could not be believed any more are not held for longer than clients wait.

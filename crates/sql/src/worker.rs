@@ -76,7 +76,7 @@ pub(crate) struct Worker {
     pub(crate) halts: Halts,
     /// What takes longer is logged: looked at for each statement.
     pub(crate) log_min_duration: Cell<Option<Duration>>,
-    pools: RefCell<HashMap<PoolKey, Rc<Pool>>>,
+    pub(crate) pools: RefCell<HashMap<PoolKey, Rc<Pool>>>,
     credentials: RefCell<HashMap<Rc<str>, Credentials>>,
     greetings: RefCell<HashMap<GreetingKey, Reported>>,
     settings_known: RefCell<HashMap<SessionSettings, ()>>,

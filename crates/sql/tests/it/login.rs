@@ -68,6 +68,75 @@ fn a_database_that_does_not_exist_is_named_by_postgresql() {
     assert_eq!(code(proxy.try_connect(&[("user", "app"), ("database", "nowhere")], "wrong")), "28P01");
 }
 
+/// Whoever may log in could have filled the memory with them.
+#[test]
+fn databases_that_do_not_exist_are_not_kept() {
+    let proxy = Proxy::new();
+    for n in 0..20 {
+        let nowhere = format!("nowhere {n}");
+        assert_eq!(code(proxy.try_connect(&[("user", "app"), ("database", &nowhere)], "secret")), "3D000");
+    }
+    proxy.client().ok("SELECT 1");
+    let mut console = proxy.boss("mainstay");
+    wait_for("them to be forgotten", || {
+        console.table("SHOW DATABASES").iter().all(|database| !database["name"].starts_with("nowhere"))
+    });
+    assert!(console.table("SHOW STATS").iter().any(|row| row["database"] == "app"));
+}
+
+/// Those who wait are told at once, and PostgreSQL is asked once.
+#[test]
+fn a_password_that_has_changed_is_no_good_for_new_servers() {
+    let postgres = Postgres::shared();
+    let proxy = Proxy::with(Arc::clone(&postgres), settings());
+    let mut admin = postgres.admin();
+    admin.ok("CREATE ROLE rotated LOGIN PASSWORD 'one'");
+    let connect = |password| proxy.try_connect(&[("user", "rotated"), ("database", "app")], password);
+    let (mut begun, mut late) = (connect("one").unwrap(), [connect("one").unwrap(), connect("one").unwrap()]);
+    begun.ok("BEGIN");
+    admin.ok("ALTER ROLE rotated PASSWORD 'two'");
+    assert_eq!(begun.one("SELECT 1"), "1", "whoever is in stays");
+    for late in &mut late {
+        late.simple("SELECT 1").send();
+    }
+    proxy.boss("mainstay").ok("RECONNECT app");
+    begun.ok("COMMIT");
+    for late in &mut late {
+        assert_eq!(code(crate::wire::outcome(&late.until_ready())), "28P01");
+    }
+    let refused = "FATAL:  password authentication failed for user \"rotated\"";
+    assert_eq!(proxy.postgres.log().matches(refused).count(), 1);
+    wait_for("the new password to be known", || connect("two").is_ok());
+    assert_eq!(connect("two").unwrap().one("SELECT current_user"), "rotated");
+    drop(proxy);
+    wait_for("the role's sessions to end", || admin.query("DROP ROLE rotated").is_ok());
+}
+
+/// It is said in PostgreSQL's words to who is in already.
+#[test]
+fn a_role_that_may_not_log_in_any_more_gets_no_server() {
+    let patience = Duration::from_millis(400);
+    let postgres = Postgres::shared();
+    let proxy = Proxy::with(Arc::clone(&postgres), Settings { query_wait_timeout: patience, ..settings() });
+    let mut admin = postgres.admin();
+    admin.ok("CREATE ROLE locked LOGIN PASSWORD 'secret'");
+    let connect = || proxy.try_connect(&[("user", "locked"), ("database", "app")], "secret");
+    let mut client = connect().unwrap();
+    client.ok("SELECT 1");
+    admin.ok("ALTER ROLE locked NOLOGIN");
+    admin.ok("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = 'locked'");
+    for _ in 0..2 {
+        let failure = client.query("SELECT 1").unwrap_err();
+        assert_eq!(failure.code, "57P03");
+        assert!(failure.detail.contains("is not permitted to log in"), "{failure}");
+    }
+    // A login that fails has the roles asked for.
+    assert!(proxy.try_connect(&[("user", "locked"), ("database", "app")], "wrong").is_err());
+    wait_for("the proxy to know", || code(connect()) == "28P01");
+    drop(proxy);
+    wait_for("the role's sessions to end", || admin.query("DROP ROLE locked").is_ok());
+}
+
 #[test]
 fn what_the_client_begins_with_is_what_it_has() {
     let proxy = Proxy::new();
