@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::task::Context;
+use std::time::Duration;
 
 use mainstay_pgwire::backend::Report;
 use tokio::sync::oneshot;
@@ -227,22 +228,7 @@ impl Pool {
                 let _ = waiter.give.send(Err(self.why_none(worker, waited_ms)));
             }
         }
-        let limit = settings.server_idle_timeout;
-        let mut ended = Vec::new();
-        if !limit.is_zero() {
-            let mut idle = self.idle.borrow_mut();
-            let mut spare = self.quota.servers().saturating_sub(self.least());
-            let mut at = 0;
-            while at < idle.len() && spare > 0 {
-                if now.duration_since(idle[at].released.get()) > limit {
-                    ended.push(idle.remove(at));
-                    spare -= 1;
-                } else {
-                    at += 1;
-                }
-            }
-        }
-        ended.iter().for_each(|server| self.forget(&server.backend));
+        self.close_stale(now, settings.server_idle_timeout);
         self.shrink();
         if self.waiting.borrow().is_empty() {
             self.owed_to.set(None);
@@ -280,6 +266,25 @@ impl Pool {
         let reason = worker.routing.reason();
         let why = if reason.is_empty() { self.trouble.borrow().clone() } else { reason };
         refusal::no_primary(waited_ms, &why)
+    }
+
+    /// Closes what has been idle for longer than `limit`, but for as many as are to be kept, and one that is too old: if all of
+    /// them were opened together they are not closed together as well.
+    fn close_stale(&self, now: Instant, limit: Duration) {
+        let is_over = |since: Instant, limit: Duration| !limit.is_zero() && now.duration_since(since) > limit;
+        let lifetime = self.settings.get().server_lifetime;
+        let mut spare = self.quota.servers().saturating_sub(self.least());
+        let mut idle = self.idle.borrow_mut();
+        let old = idle.iter().position(|server| is_over(server.opened, lifetime));
+        let mut stale: Vec<_> = old.map(|at| idle.remove(at)).into_iter().collect();
+        spare = spare.saturating_sub(stale.len());
+        stale.extend(idle.extract_if(.., |server| {
+            let is_unused = spare > 0 && is_over(server.released.get(), limit);
+            spare -= usize::from(is_unused);
+            is_unused
+        }));
+        drop(idle);
+        stale.iter().for_each(|server| self.forget(&server.backend));
     }
 
     /// Ends what belongs to another route than the present one.
@@ -332,7 +337,7 @@ impl Pool {
     }
 
     /// Since when the first in line waits.
-    pub(crate) fn longest_wait(&self, now: Instant) -> std::time::Duration {
+    pub(crate) fn longest_wait(&self, now: Instant) -> Duration {
         self.waiting.borrow().front().map(|waiter| now.duration_since(waiter.since)).unwrap_or_default()
     }
 

@@ -29,4 +29,5 @@ mod settings;
 mod slow;
 mod splitting;
 mod suspicion;
+mod timeouts;
 mod wire;
