@@ -222,6 +222,7 @@ async fn begin(
     } else {
         crate::session::greeting(worker, connection, &key, &base).await?
     };
+    crate::counters::count(&pool.counters.logins, 1);
     let now = Instant::now();
     let entry = Rc::new(ClientEntry {
         pid: worker.new_pid(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mainstay_sql::Settings;
+use mainstay_sql::{PoolMode, Settings};
 
 use crate::postgres::{Postgres, wait_for};
 use crate::proxy::{Proxy, settings};
@@ -26,6 +26,8 @@ fn the_console_shows_and_ends() {
         assert_eq!(values, ["app", "app", "2", "1", "1", "transaction"]);
         assert_eq!(console.code("SHOW NOTHING"), "42601");
         assert_eq!(console.code("KILL_CLIENT 999999"), "42704");
+        assert_eq!(console.code("KILL_CLIENT somebody"), "42704");
+        assert_eq!(console.code("KILL_CLIENT"), "42601");
         assert_eq!(console.code("SELECT 1"), "42601");
         assert_eq!(kinds(&console.simple(";").go()), "IZ", "what a driver pings with");
     }
@@ -73,6 +75,49 @@ fn the_console_shows_all_threads() {
     wait_for("all to be gone", || {
         console.table("SHOW POOLS").iter().all(|pool| pool["database"] != "app" || pool["cl_active"] == "0")
     });
+}
+
+/// pgjdbc sets that by itself, and had no connection then.
+#[test]
+fn drivers_may_set_what_they_set_everywhere() {
+    let proxy = Proxy::new();
+    let mut console = proxy.boss("mainstay");
+    for set in ["SET extra_float_digits = 3", "set application_name='psql'", "SET client_encoding TO 'UTF8'"]
+    {
+        assert_eq!(tags(&console.simple(set).go()), ["SET"], "{set}");
+    }
+    let failure = console.query("SET default_pool_size = 5").unwrap_err();
+    assert_eq!(failure.code, "55P02");
+    assert!(failure.text.contains("default_pool_size"), "{failure}");
+}
+
+#[test]
+fn the_console_counts_in_every_mode() {
+    let counted = |mode: PoolMode| {
+        let proxy = Proxy::with(Postgres::shared(), Settings { pool_mode: mode, ..settings() });
+        for _ in 0..4 {
+            proxy.client().ok("SELECT 1");
+        }
+        let mut client = proxy.client();
+        for end in ["COMMIT", "ROLLBACK"] {
+            for statement in ["BEGIN", "SELECT 1", "SELECT 1", end] {
+                client.ok(statement);
+            }
+        }
+        assert!(proxy.try_connect(&[("user", "app"), ("database", "app")], "wrong").is_err());
+        let mut console = proxy.boss("mainstay");
+        let stats = console.table("SHOW STATS").into_iter().find(|row| row["database"] == "app").unwrap();
+        let totals =
+            console.table("SHOW STATS_TOTALS").into_iter().find(|row| row["database"] == "app").unwrap();
+        let names = ["server_assignment_count", "xact_count", "query_count"];
+        for name in names {
+            assert_eq!(stats[&format!("total_{name}")], totals[name]);
+        }
+        assert_eq!(stats["total_client_login_count"], "5");
+        names.map(|name| totals[name].parse::<u32>().unwrap())
+    };
+    assert_eq!(counted(PoolMode::Session), [5, 6, 12]);
+    assert_eq!(counted(PoolMode::Transaction), [6, 6, 12]);
 }
 
 #[test]
