@@ -63,6 +63,11 @@ impl ClientEntry {
         }
     }
 
+    /// The same of a client that is not there to be told.
+    pub(crate) fn abandon(&self) {
+        crate::server::shut(self.descriptor);
+    }
+
     #[inline]
     pub(crate) fn set(&self, activity: Activity, now: Instant) {
         let before = self.activity.replace(activity);

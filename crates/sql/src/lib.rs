@@ -36,6 +36,7 @@ mod routing;
 mod server;
 mod session;
 mod session_settings;
+mod silence;
 mod snapshot;
 mod source;
 mod sql_text;

@@ -61,14 +61,12 @@ struct Greeting {
     replication: Option<Box<str>>,
 }
 
-/// A client whose machine is gone does not close its connection, and must not keep its place.
-const CLIENT_SILENCE: Duration = Duration::from_secs(120);
-
 /// Serves one client until it goes.
 pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, access: Access) {
     let _ = stream.set_nodelay(true);
-    let _ = crate::dial::watch_over(&stream, CLIENT_SILENCE);
     let settings = worker.settings();
+    // A client whose machine is gone does not close its connection, and must not keep its place.
+    let _ = crate::dial::watch_over(&stream, settings.client_tcp_user_timeout);
     let most = settings.max_client_conn as usize;
     let counted = Counted::new(&worker.shared.clients, most);
     // In a box, and gone when the session begins: it is ten times as large as that.

@@ -185,6 +185,7 @@ impl Pool {
     fn forget(&self, backend: &Rc<Backend>) {
         drop(backend.permit.take());
         self.live.borrow_mut().retain(|live| !Rc::ptr_eq(live, backend));
+        self.apart.borrow_mut().retain(|apart| !Rc::ptr_eq(apart, backend));
     }
 
     /// Gives what is idle to those who wait, and opens what they need beyond that.
@@ -293,11 +294,7 @@ impl Pool {
         let old: Vec<Box<Server>> =
             self.idle.borrow_mut().extract_if(.., |server| !is_current(&server.backend)).collect();
         old.iter().for_each(|server| self.forget(&server.backend));
-        let (live, apart) = (self.live.borrow(), self.apart.borrow());
-        for backend in live.iter().chain(apart.iter()).filter(|backend| !is_current(backend)) {
-            backend.end("the primary has changed");
-        }
-        drop((live, apart));
+        self.end_if(|backend| !is_current(backend), "the primary has changed");
         self.listening.end_if(|backend| !is_current(backend), "the primary has changed");
         self.retry_at.set(None);
         // A primary whose machine is gone does not even refuse; its successor is not to be waited for until that is noticed.
@@ -307,9 +304,17 @@ impl Pool {
 
     /// Ends the connections by which something could be written.
     pub(crate) fn end_writers(&self, why: &'static str) {
-        let (live, apart) = (self.live.borrow(), self.apart.borrow());
-        live.iter().chain(apart.iter()).filter(|backend| !backend.reads_only).for_each(|it| it.end(why));
+        self.end_if(|backend| !backend.reads_only, why);
         self.listening.end_if(|backend| !backend.reads_only, why);
+    }
+
+    /// Ends those of the connections that are so, but for the one that listens.
+    pub(crate) fn end_if(&self, is_ended: impl Fn(&Backend) -> bool, why: &'static str) {
+        // One that nobody else has is closed already, and its number may be another socket's.
+        let is_open = |backend: &&Rc<Backend>| Rc::strong_count(backend) > 1;
+        let (live, apart) = (self.live.borrow(), self.apart.borrow());
+        let all = live.iter().chain(apart.iter()).filter(is_open);
+        all.filter(|backend| is_ended(backend)).for_each(|backend| backend.end(why));
     }
 
     /// Every connection is opened anew, those that somebody holds when they come back.

@@ -1,11 +1,40 @@
 //! What a worker looks at now and then: limits of time, and what nobody needs any more.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::dial::{Place, SERVER_SILENCE};
+use crate::server::Backend;
+use crate::silence::Diagnosis;
+use crate::snapshot::Addresses;
 use crate::worker::{Activity, Worker};
+
+/// Looks for connections whose other side is gone with its machine.
+pub(crate) struct Watch {
+    diagnosis: Diagnosis,
+    /// When it has looked last.
+    servers: Cell<Instant>,
+    clients: Cell<Instant>,
+}
+
+impl Watch {
+    pub(crate) fn new() -> Watch {
+        let now = Instant::now();
+        Watch { diagnosis: Diagnosis::new(), servers: Cell::new(now), clients: Cell::new(now) }
+    }
+
+    /// A few times within `silence`: each look costs the kernel a little for every connection.
+    fn is_due(looked: &Cell<Instant>, silence: Duration, now: Instant) -> bool {
+        let is_due = !silence.is_zero() && now.duration_since(looked.get()) >= silence / 8;
+        if is_due {
+            looked.set(now);
+        }
+        is_due
+    }
+}
 
 impl Worker {
     pub(crate) fn sweep(self: &Rc<Worker>, now: Instant) {
@@ -16,6 +45,26 @@ impl Worker {
         self.forget_unused();
         self.sweep_clients(now);
         self.end_doubtful(now);
+        self.end_silent(now);
+    }
+
+    fn end_silent(&self, now: Instant) {
+        let watch = &self.watch;
+        if Watch::is_due(&watch.servers, SERVER_SILENCE, now) {
+            let is_silent = |backend: &Backend| {
+                matches!(backend.place, Place::Tcp(_))
+                    && watch.diagnosis.is_silent(&Addresses::of(backend.descriptor), SERVER_SILENCE)
+            };
+            self.pools().iter().for_each(|pool| pool.end_if(is_silent, "its machine does not answer"));
+        }
+        let silence = self.settings().client_tcp_user_timeout;
+        if Watch::is_due(&watch.clients, silence, now) {
+            for entry in self.clients() {
+                if watch.diagnosis.is_silent(&Addresses::of(entry.descriptor), silence) {
+                    entry.abandon();
+                }
+            }
+        }
     }
 
     /// Every name makes a pool, also that of a database that does not exist.

@@ -26,6 +26,7 @@ use crate::session_settings::SessionSettings;
 use crate::settings::Settings;
 use crate::source::Source;
 use crate::statements::Statements;
+use crate::sweep::Watch;
 
 pub(crate) use crate::client::{Activity, ClientEntry};
 
@@ -84,6 +85,7 @@ pub(crate) struct Worker {
     next_pid: Cell<i32>,
     /// How many changes there were that make statements stale, and pools.
     plans: Cell<u64>,
+    pub(crate) watch: Watch,
     pub(crate) is_closing: Cell<bool>,
 }
 
@@ -108,6 +110,7 @@ impl Worker {
             clients: RefCell::default(),
             next_pid: Cell::new(0),
             plans: Cell::new(0),
+            watch: Watch::new(),
             is_closing: Cell::new(false),
         }
     }

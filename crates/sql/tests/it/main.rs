@@ -30,4 +30,5 @@ mod slow;
 mod splitting;
 mod suspicion;
 mod timeouts;
+mod vanishing;
 mod wire;
