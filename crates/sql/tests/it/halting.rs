@@ -159,6 +159,24 @@ fn an_end_waits_for_what_it_is_told_to_wait_for() {
     wait_for("its end", || proxy.is_closed());
 }
 
+/// Nobody will get a server any more.
+#[test]
+fn an_end_tells_those_who_wait_for_a_server() {
+    let proxy = Proxy::new();
+    let (mut begun, mut waits) = (proxy.client(), proxy.client());
+    begun.ok("BEGIN");
+    waits.simple("SELECT 1").send();
+    let mut console = proxy.boss("mainstay");
+    wait_for("it to wait", || {
+        console.table("SHOW CLIENTS").iter().any(|client| client["state"] == "waiting")
+    });
+    console.ok("SHUTDOWN WAIT_FOR_SERVERS");
+    assert_eq!(outcome(&waits.until_ready()).unwrap_err().code, "57P01");
+    assert_eq!(begun.one("SELECT 1"), "1");
+    begun.ok("COMMIT");
+    wait_for("its end", || proxy.is_closed());
+}
+
 #[test]
 fn it_ends_when_an_administrator_says_so() {
     let proxy = two_threads();

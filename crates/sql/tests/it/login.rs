@@ -166,6 +166,16 @@ fn what_the_client_begins_with_is_what_it_has() {
     assert_eq!(one.one("SHOW TimeZone"), "Asia/Tokyo");
     one.ok("DISCARD ALL");
     assert_eq!(one.one("SHOW work_mem"), "9MB");
+    // Almost as much as fits into a startup packet.
+    let long = "x".repeat(9_500);
+    let mut three =
+        proxy.client_with(&[("application_name", ""), ("options", &format!("-c my.long={long}"))]);
+    assert_eq!((three.one("SHOW my.long"), three.one("SHOW application_name")), (long, String::new()));
+    three.ok("SET application_name = 'third'");
+    assert_eq!(
+        (two.one("SHOW application_name"), three.one("SHOW application_name")),
+        ("".into(), "third".into())
+    );
     let refused = proxy.try_connect(&[("user", "app"), ("no_such_parameter", "1")], "secret");
     assert_eq!(code(refused), "42704");
     let refused = proxy.try_connect(&[("user", "app"), ("options", "-c work_mem=much")], "secret");
@@ -290,11 +300,18 @@ fn tls_is_there_with_a_certificate_and_refused_without() {
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let config = Arc::new(config.with_root_certificates(roots).with_no_client_auth());
     let name = ServerName::try_from("localhost").unwrap();
-    let stream = StreamOwned::new(ClientConnection::new(config, name).unwrap(), wire.socket.take().unwrap());
+    let socket = wire.socket.take().unwrap();
+    drop(wire);
+    let stream = StreamOwned::new(ClientConnection::new(config, name).unwrap(), socket);
     let mut wire = Wire::over(Box::new(stream), None);
     wire.log_in(&[("user", "app"), ("database", "app")], "secret").unwrap();
     assert_eq!(wire.one("SELECT length(repeat('x', 300000))"), "300000");
     assert_eq!(wire.one("SELECT repeat('x', 300000)").len(), 300_000);
+    // Whoever goes without a word of TLS's leaves its server to others.
+    wire.ok("BEGIN");
+    drop(wire);
+    let mut another = proxy.client();
+    assert_eq!(another.one("SELECT 1"), "1");
     // What comes together with the request is not encrypted, and may be somebody else's.
     let mut smuggled = SSL_REQUEST.to_vec();
     smuggled.extend(startup(&[("user", "app")]));

@@ -1,6 +1,7 @@
 //! The proxy against real PostgreSQL servers, with a stand-in for the member beside it.
 
 mod astray;
+mod balancing;
 mod cancelling;
 mod certificates;
 mod closing;
