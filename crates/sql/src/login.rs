@@ -13,6 +13,7 @@ use mainstay_pgwire::frontend::{Startup, startup};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::encryption::{Encryption, PROTOCOL};
 use crate::hba::{self, ClientCert};
 use crate::options;
 use crate::pool::{Access, Pool, PoolKey};
@@ -112,10 +113,22 @@ struct Arrived {
     binding: Option<Vec<u8>>,
 }
 
-/// Answers requests for encryption, up to the startup packet.
+/// Answers requests for encryption, up to the startup packet. Who begins with TLS at once, as libpq does since version 17
+/// (`sslnegotiation=direct`), says so by its first byte.
 async fn first_packet(worker: &Rc<Worker>, stream: TcpStream) -> io::Result<Arrived> {
+    /// No packet is so long that it could begin with it.
+    const HANDSHAKE: u8 = 22;
+    let mut first = [0];
+    let is_direct = stream.peek(&mut first).await? == 1 && first[0] == HANDSHAKE;
     let mut connection = Connection::new(Stream::Tcp(stream));
     let mut binding = None;
+    if is_direct && let Some(encryption) = &worker.shared.client_tls {
+        (connection, binding) = encrypted(encryption, connection).await?;
+        // As with PostgreSQL: nobody who takes us for another service is led here.
+        if connection.stream.protocol() != Some(PROTOCOL) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+    }
     loop {
         let head = connection.take(4).await?;
         let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
@@ -130,20 +143,12 @@ async fn first_packet(worker: &Rc<Worker>, stream: TcpStream) -> io::Result<Arri
                 if !connection.rest.is_empty() {
                     return Err(io::ErrorKind::InvalidData.into());
                 }
-                let Some(encryption) = &worker.shared.client_tls else {
-                    connection.queue(b"N");
-                    connection.flush().await?;
-                    continue;
-                };
-                let acceptor = encryption.acceptor();
-                connection.queue(b"S");
+                let encryption = worker.shared.client_tls.as_ref();
+                connection.queue(if encryption.is_some() { b"S" } else { b"N" });
                 connection.flush().await?;
-                let Stream::Tcp(stream) = connection.stream else {
-                    return Err(io::ErrorKind::InvalidData.into());
-                };
-                let stream = acceptor.tls.accept(stream).await?;
-                binding.clone_from(&acceptor.binding);
-                connection = Connection::new(Stream::Accepted(Box::new(stream)));
+                if let Some(encryption) = encryption {
+                    (connection, binding) = encrypted(encryption, connection).await?;
+                }
             }
             Ok(Startup::Ssl | Startup::GssEnc) => {
                 connection.queue(b"N");
@@ -152,6 +157,16 @@ async fn first_packet(worker: &Rc<Worker>, stream: TcpStream) -> io::Result<Arri
             _ => return Ok(Arrived { connection, packet, binding }),
         }
     }
+}
+
+/// The client's handshake, and what its login may be bound to.
+async fn encrypted(encryption: &Encryption, plain: Connection) -> io::Result<(Connection, Option<Vec<u8>>)> {
+    let Stream::Tcp(stream) = plain.stream else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
+    let acceptor = encryption.acceptor();
+    let stream = acceptor.tls.accept(stream).await?;
+    Ok((Connection::new(Stream::Accepted(Box::new(stream))), acceptor.binding.clone()))
 }
 
 /// The client's pool, if the rules let it come in from where it is.

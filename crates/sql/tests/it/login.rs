@@ -277,6 +277,43 @@ fn certificate(directory: &std::path::Path) {
     std::fs::write(directory.join("server.key"), made.signing_key.serialize_pem()).unwrap();
 }
 
+fn with_certificate() -> Proxy {
+    Proxy::prepared(Postgres::shared(), settings(), |paths, _| {
+        certificate(paths.certificate.parent().unwrap());
+    })
+}
+
+/// A handshake on what was a connection without encryption, with the protocols named that the client speaks.
+fn encrypted(proxy: &Proxy, mut plain: Wire, protocols: &[&[u8]]) -> Wire {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(proxy.scratch.0.join("server.crt")).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let mut config = config.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+    let name = ServerName::try_from("localhost").unwrap();
+    let socket = plain.socket.take().unwrap();
+    drop(plain);
+    let session = ClientConnection::new(Arc::new(config), name).unwrap();
+    Wire::over(Box::new(StreamOwned::new(session, socket)), None)
+}
+
+#[test]
+fn tls_may_begin_without_a_request_for_who_says_that_it_wants_postgresql() {
+    let proxy = with_certificate();
+    let log_in = |protocols: &[&[u8]]| {
+        let mut wire = encrypted(&proxy, Wire::tcp(proxy.port).unwrap(), protocols);
+        wire.log_in(&[("user", "app"), ("database", "app")], "secret").map(|()| wire.one("SELECT 1"))
+    };
+    assert_eq!(log_in(&[b"postgresql"]).as_deref(), Ok("1"));
+    for others in [&[][..], &[&b"h2"[..]]] {
+        assert_eq!(log_in(others).map_err(|failure| failure.code), Err(String::new()));
+    }
+    // Without a certificate nobody answers.
+    let proxy = Proxy::new();
+    assert_eq!(answer_to(&proxy, &[22, 3, 1, 0, 200, 1, 0, 0, 196]), b"");
+}
+
 #[test]
 fn tls_is_there_with_a_certificate_and_refused_without() {
     let proxy = Proxy::new();
@@ -287,23 +324,12 @@ fn tls_is_there_with_a_certificate_and_refused_without() {
     assert_eq!(&answer, b"N");
     wire.log_in(&[("user", "app")], "secret").err();
 
-    let proxy = Proxy::prepared(Postgres::shared(), settings(), |paths, _| {
-        certificate(paths.certificate.parent().unwrap());
-    });
+    let proxy = with_certificate();
     let mut wire = Wire::tcp(proxy.port).unwrap();
     wire.write(&SSL_REQUEST).unwrap();
     wire.stream.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"S");
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(proxy.scratch.0.join("server.crt")).unwrap()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let config = Arc::new(config.with_root_certificates(roots).with_no_client_auth());
-    let name = ServerName::try_from("localhost").unwrap();
-    let socket = wire.socket.take().unwrap();
-    drop(wire);
-    let stream = StreamOwned::new(ClientConnection::new(config, name).unwrap(), socket);
-    let mut wire = Wire::over(Box::new(stream), None);
+    let mut wire = encrypted(&proxy, wire, &[]);
     wire.log_in(&[("user", "app"), ("database", "app")], "secret").unwrap();
     assert_eq!(wire.one("SELECT length(repeat('x', 300000))"), "300000");
     assert_eq!(wire.one("SELECT repeat('x', 300000)").len(), 300_000);
