@@ -56,7 +56,7 @@ fn a_server_that_does_not_let_us_in_is_not_waited_for() {
     wait_for("the other one", || client.query("SELECT 1").is_ok());
 }
 
-/// A way to PostgreSQL on which what is there goes on and nothing new is taken any further, once it is told so.
+/// A way to PostgreSQL that takes its time. What is there goes on and nothing new is taken any further, once it is told so.
 struct Bottleneck {
     port: u16,
     is_shut: Arc<AtomicBool>,
@@ -64,17 +64,21 @@ struct Bottleneck {
     held: Arc<Mutex<Vec<TcpStream>>>,
 }
 
-fn pass_on(mut from: TcpStream, mut to: TcpStream) {
+fn pass_on(mut from: TcpStream, mut to: TcpStream, latency: Duration) {
     let mut bytes = [0; 4096];
     while let Ok(read) = from.read(&mut bytes)
         && read > 0
-        && to.write_all(&bytes[..read]).is_ok()
-    {}
+    {
+        std::thread::sleep(latency);
+        if to.write_all(&bytes[..read]).is_err() {
+            break;
+        }
+    }
     let _ = to.shutdown(Shutdown::Both);
 }
 
 impl Bottleneck {
-    fn new(postgres: u16) -> io::Result<Bottleneck> {
+    fn new(postgres: u16, latency: Duration) -> io::Result<Bottleneck> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let port = listener.local_addr()?.port();
         let (is_shut, is_over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
@@ -92,11 +96,22 @@ impl Bottleneck {
                 }
                 let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, postgres)) else { continue };
                 let (back, forth) = (server.try_clone().unwrap(), stream.try_clone().unwrap());
-                std::thread::spawn(move || pass_on(forth, server));
-                std::thread::spawn(move || pass_on(back, stream));
+                std::thread::spawn(move || pass_on(forth, server, latency));
+                std::thread::spawn(move || pass_on(back, stream, latency));
             }
         });
         Ok(Bottleneck { port, is_shut, is_over, held })
+    }
+
+    /// On the proxy's way to its PostgreSQL.
+    fn before(proxy: &Proxy, latency: Duration) -> Bottleneck {
+        let way = Bottleneck::new(proxy.postgres.port, latency).unwrap();
+        let mut route = proxy.postgres.route("narrow");
+        route.port = way.port;
+        proxy.member.primary(route);
+        let mut console = proxy.boss("mainstay");
+        wait_for("the route", || console.ok("SHOW ROUTES")[0][1].as_deref() == Some("narrow"));
+        way
     }
 }
 
@@ -111,12 +126,8 @@ impl Drop for Bottleneck {
 fn a_request_to_cancel_that_does_not_arrive_is_given_up() {
     let limits = Settings { cancel_wait_timeout: SHORT, ..settings() };
     let proxy = Proxy::with(Postgres::shared(), limits);
-    let way = Bottleneck::new(proxy.postgres.port).unwrap();
+    let way = Bottleneck::before(&proxy, Duration::ZERO);
     let (mut client, mut console) = (proxy.client(), proxy.boss("mainstay"));
-    let mut route = proxy.postgres.route("narrow");
-    route.port = way.port;
-    proxy.member.primary(route);
-    wait_for("the route", || console.ok("SHOW ROUTES")[0][1].as_deref() == Some("narrow"));
     client.ok("SELECT 1");
     client.simple("SELECT pg_sleep(1)").send();
     wait_for("it to run", || console.table("SHOW CLIENTS").iter().any(|it| it["activity"] == "active"));
@@ -128,6 +139,36 @@ fn a_request_to_cancel_that_does_not_arrive_is_given_up() {
     assert_eq!(kinds(&client.until_ready()), "TDCZ");
     assert_eq!(way.held.lock().unwrap().len(), 1);
     assert_eq!(proxy.client().one("SELECT 2"), "2");
+}
+
+/// What is sent ahead waits for no answer, also on a server that has to be given the statements before. (One that was described to
+/// the client is asked for there first.)
+#[test]
+fn a_pipeline_takes_as_long_as_one_statement() {
+    let latency = Duration::from_millis(50);
+    let proxy = Proxy::of_size(2);
+    let _way = Bottleneck::before(&proxy, latency);
+    let (mut client, mut other) = (proxy.client(), proxy.client());
+    client.ok("SELECT 1");
+    for is_new in [true, false] {
+        let begun = Instant::now();
+        for n in 0..10 {
+            let name = format!("s{n}");
+            if is_new {
+                client.parse(&name, &format!("SELECT {n}"));
+            }
+            client.bind("", &name, &[]).execute("").sync();
+        }
+        client.send();
+        for n in 0..10 {
+            assert_eq!(outcome(&client.until_ready()).unwrap()[0][0], Some(n.to_string()));
+        }
+        assert!(begun.elapsed() < 10 * latency, "{:?}", begun.elapsed());
+        // The next time on a server that has none of them.
+        other.ok("BEGIN");
+        other.ok("SELECT 1");
+        client.ok("SELECT 1");
+    }
 }
 
 /// One process of PostgreSQL crashes, and all are started anew: it is away, and its address is the same.
