@@ -122,7 +122,16 @@ fn a_role_shows_the_certificate_that_its_rule_asks_for() {
     assert!(ask(&proxy, "app").is_err());
     proxy.boss("mainstay").ok("SHOW VERSION");
     std::fs::copy(&file, &later).unwrap();
+    // Another certificate of the proxy's own is found as well, without a reload.
+    other.certify(&proxy.scratch.0, "server");
     wait_for("the CA to be read", || ask(&proxy, "app").is_ok());
+    let verified = |authority: &Authority| {
+        let root = directory.0.join("root.crt");
+        std::fs::write(&root, &authority.pem).unwrap();
+        psql(proxy.port, &format!("{} sslmode=verify-full sslrootcert={}", shown("app"), root.display()))
+    };
+    assert_eq!(verified(&other).as_deref(), Ok("app"));
+    assert!(verified(&authority).is_err(), "by the former CA");
 }
 
 /// A PostgreSQL that shows a certificate of this CA for its address, and takes nobody without encryption but by its socket.

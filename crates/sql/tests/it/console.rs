@@ -147,6 +147,8 @@ fn readers_are_sent_to_a_standby() {
     assert_eq!(proxy.client().one(recovery), "f");
     let mut by_name = proxy.try_connect(&[("user", "app"), ("database", "app@ro")], "secret").unwrap();
     assert_eq!(by_name.one(recovery), "t");
+    let replicates = [("user", "app"), ("database", "app@ro"), ("replication", "database")];
+    assert_eq!(proxy.try_connect(&replicates, "secret").unwrap().one(recovery), "t");
     assert_eq!(readonly("app@rw").one(recovery), "f");
     // Without a primary they read on.
     proxy.lose_primary();

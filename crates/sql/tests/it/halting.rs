@@ -123,6 +123,11 @@ fn a_kill_ends_all_and_lets_newcomers_wait() {
         console.ok("RESUME app");
         assert_eq!(comes.join().unwrap(), "3");
     });
+    // Of all databases, and not of the console.
+    let mut clients = [proxy.client(), proxy.boss("postgres")];
+    console.ok("KILL");
+    clients.iter_mut().for_each(|client| assert_eq!(kinds(&client.until_ready()), "E!"));
+    console.ok("RESUME");
 }
 
 #[test]

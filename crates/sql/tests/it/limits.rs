@@ -180,27 +180,37 @@ fn a_client_that_does_not_say_who_it_is_is_not_waited_for() {
 
 #[test]
 fn a_role_has_a_pool_and_a_reserve_of_its_own_size() {
-    let proxy = proxy(|limits| {
-        (limits.reserve_pool_timeout, limits.query_wait_timeout) =
-            (Duration::from_millis(200), Duration::from_millis(700));
-        let app = UserSettings { pool_size: Some(1), reserve_pool_size: Some(1), ..UserSettings::default() };
-        limits.users.insert("app".to_owned(), app);
-    });
-    let mut late = proxy.client();
-    let begun = Instant::now();
-    let _busy = busy(&proxy, 2);
-    assert!(begun.elapsed() >= Duration::from_millis(150), "{:?}", begun.elapsed());
-    assert_eq!(late.code("SELECT 1"), "53300");
-    // Nothing of it is another role's, and the console shows which one has said something.
-    let mut bosses = [proxy.boss("app"), proxy.boss("app"), proxy.boss("app")];
-    bosses.iter_mut().for_each(|boss| drop(boss.ok("BEGIN")));
-    let users = proxy.boss("mainstay").table("SHOW USERS");
-    let sizes = |name: &str| {
-        let user = users.iter().find(|user| user["name"] == name).unwrap();
-        (user["pool_size"].clone(), user["reserve_pool_size"].clone())
-    };
-    assert_eq!(sizes("app"), ("1".to_owned(), "1".to_owned()));
-    assert_eq!(sizes("boss"), (String::new(), String::new()));
+    for is_of_role in [true, false] {
+        let proxy = proxy(|limits| {
+            (limits.reserve_pool_timeout, limits.query_wait_timeout) =
+                (Duration::from_millis(200), Duration::from_millis(700));
+            let reserve = |is_here: bool| is_here.then_some(1);
+            let app = UserSettings {
+                pool_size: Some(1),
+                reserve_pool_size: reserve(is_of_role),
+                ..UserSettings::default()
+            };
+            limits.users.insert("app".to_owned(), app);
+            let app =
+                DatabaseSettings { reserve_pool_size: reserve(!is_of_role), ..DatabaseSettings::default() };
+            limits.databases.insert("app".to_owned(), app);
+        });
+        let mut late = proxy.client();
+        let begun = Instant::now();
+        let _busy = busy(&proxy, 2);
+        assert!(begun.elapsed() >= Duration::from_millis(150), "{:?}", begun.elapsed());
+        assert_eq!(late.code("SELECT 1"), "53300");
+        // Nothing of it is another role's, and the console shows which one has said something.
+        let mut bosses = [proxy.boss("app"), proxy.boss("app"), proxy.boss("app")];
+        bosses.iter_mut().for_each(|boss| drop(boss.ok("BEGIN")));
+        let users = proxy.boss("mainstay").table("SHOW USERS");
+        let sizes = |name: &str| {
+            let user = users.iter().find(|user| user["name"] == name).unwrap();
+            [user["pool_size"].clone(), user["reserve_pool_size"].clone()]
+        };
+        assert_eq!(sizes("app"), ["1", if is_of_role { "1" } else { "" }]);
+        assert_eq!(sizes("boss"), ["", ""]);
+    }
 }
 
 /// Else servers would be opened and closed without end.
