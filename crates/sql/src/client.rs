@@ -29,6 +29,8 @@ pub(crate) struct ClientEntry {
     pub(crate) secret: [u8; 4],
     pub(crate) descriptor: RawFd,
     pub(crate) is_encrypted: bool,
+    /// It replicates: what it asks for has no end.
+    pub(crate) is_walsender: bool,
     pub(crate) key: PoolKey,
     pub(crate) pool: Rc<Pool>,
     /// Its place among the clients that there may be.
@@ -59,6 +61,11 @@ impl ClientEntry {
             *ended = Some(why);
             let _ = nix::sys::socket::shutdown(self.descriptor, nix::sys::socket::Shutdown::Read);
         }
+    }
+
+    /// The same of a client that is not there to be told.
+    pub(crate) fn abandon(&self) {
+        crate::server::shut(self.descriptor);
     }
 
     #[inline]

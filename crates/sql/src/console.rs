@@ -184,6 +184,9 @@ async fn execute(
     {
         return Some(show::show(worker, &what.to_ascii_uppercase()).await);
     }
+    if verb == "SET" {
+        return Some(set(operands));
+    }
     let Some(command) = Command::parse(&verb, operands) else {
         let message = format!("the console does not know {text:?}");
         return Some(Err(Report::error("42601", message).hint(HELP)));
@@ -200,6 +203,23 @@ async fn execute(
     };
     let outcome = command.execute(&worker.shared, interrupted).await?;
     Some(outcome.map(Table::done))
+}
+
+/// Drivers set these at the beginning, and give up if they cannot (pgjdbc). They mean nothing here.
+fn set(operands: &[&str]) -> Result<Table, Report> {
+    const OF_DRIVERS: [&str; 5] = [
+        "extra_float_digits",
+        "application_name",
+        "client_encoding",
+        "datestyle",
+        "standard_conforming_strings",
+    ];
+    let name = operands.first().and_then(|first| first.split('=').next()).unwrap_or_default();
+    if OF_DRIVERS.contains(&name.to_ascii_lowercase().as_str()) {
+        return Ok(Table::done("SET"));
+    }
+    let report = Report::error("55P02", format!("{name:?} is not set on the console"));
+    Err(report.hint("Change [sql_proxy] in mainstay.toml and say RELOAD; SHOW CONFIG tells what holds."))
 }
 
 /// Until somebody asks to cancel what the client does.

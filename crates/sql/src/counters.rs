@@ -61,6 +61,8 @@ counters! {
     server_parses,
     binds,
     lost,
+    /// Clients that were let in.
+    logins,
 }
 
 /// Adds to a counter.

@@ -107,18 +107,24 @@ pub(crate) async fn connect(place: &Place, tls: Option<&Arc<ClientConfig>>) -> R
 }
 
 /// A PostgreSQL whose kernel is silent for so long is gone, or the way to it: whoever waits for its answer is told so.
-const SERVER_SILENCE: Duration = Duration::from_secs(10);
+pub(crate) const SERVER_SILENCE: Duration = Duration::from_secs(10);
 
-/// Lets the kernel find out that the other side is gone: what was sent is not acknowledged, or probes are not answered.
+/// Lets the kernel ask the other side now and then whether it is there, so that it ends the connection if it is not. Who has
+/// something to acknowledge is looked after by [`crate::silence`]. Zero leaves all of that to the kernel's own settings.
 pub(crate) fn watch_over(stream: &TcpStream, silence: Duration) -> io::Result<()> {
     /// Within `silence`: half of it quiet, then probes.
     const PROBES: u32 = 5;
-    let probe = (silence / (2 * PROBES)).max(Duration::from_secs(1));
-    let keepalive = socket2::TcpKeepalive::new().with_time(silence / 2);
+    /// The kernel counts in whole seconds.
+    const LEAST: Duration = Duration::from_secs(1);
+    if silence.is_zero() {
+        return Ok(());
+    }
+    let probe = (silence / (2 * PROBES)).max(LEAST);
+    let keepalive = socket2::TcpKeepalive::new().with_time((silence / 2).max(LEAST));
     let keepalive = keepalive.with_interval(probe).with_retries(PROBES);
     let socket = socket2::SockRef::from(stream);
     socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(silence))
+    if crate::silence::can_be_asked() { Ok(()) } else { socket.set_tcp_user_timeout(Some(silence)) }
 }
 
 async fn attempt(

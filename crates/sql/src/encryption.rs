@@ -31,6 +31,9 @@ pub(crate) struct Acceptor {
     pub(crate) binding: Option<Vec<u8>>,
 }
 
+/// What PostgreSQL is called where a client names what it speaks (ALPN).
+pub(crate) const PROTOCOL: &[u8] = b"postgresql";
+
 /// Which files they were.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Stamp {
@@ -101,6 +104,7 @@ impl Acceptor {
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
         }
+        config.alpn_protocols = vec![PROTOCOL.to_vec()];
         let tls = TlsAcceptor::from(Arc::new(config));
         Ok(Acceptor { stamp, tls, binding })
     }

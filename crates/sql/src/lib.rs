@@ -36,11 +36,13 @@ mod routing;
 mod server;
 mod session;
 mod session_settings;
+mod silence;
 mod snapshot;
 mod source;
 mod sql_text;
 mod statements;
 mod stream;
+mod sweep;
 mod worker;
 
 pub mod settings;

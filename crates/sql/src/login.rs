@@ -13,6 +13,7 @@ use mainstay_pgwire::frontend::{Startup, startup};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::encryption::{Encryption, PROTOCOL};
 use crate::hba::{self, ClientCert};
 use crate::options;
 use crate::pool::{Access, Pool, PoolKey};
@@ -61,14 +62,12 @@ struct Greeting {
     replication: Option<Box<str>>,
 }
 
-/// A client whose machine is gone does not close its connection, and must not keep its place.
-const CLIENT_SILENCE: Duration = Duration::from_secs(120);
-
 /// Serves one client until it goes.
 pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, access: Access) {
     let _ = stream.set_nodelay(true);
-    let _ = crate::dial::watch_over(&stream, CLIENT_SILENCE);
     let settings = worker.settings();
+    // A client whose machine is gone does not close its connection, and must not keep its place.
+    let _ = crate::dial::watch_over(&stream, settings.client_tcp_user_timeout);
     let most = settings.max_client_conn as usize;
     let counted = Counted::new(&worker.shared.clients, most);
     // In a box, and gone when the session begins: it is ten times as large as that.
@@ -114,10 +113,22 @@ struct Arrived {
     binding: Option<Vec<u8>>,
 }
 
-/// Answers requests for encryption, up to the startup packet.
+/// Answers requests for encryption, up to the startup packet. Who begins with TLS at once, as libpq does since version 17
+/// (`sslnegotiation=direct`), says so by its first byte.
 async fn first_packet(worker: &Rc<Worker>, stream: TcpStream) -> io::Result<Arrived> {
+    /// No packet is so long that it could begin with it.
+    const HANDSHAKE: u8 = 22;
+    let mut first = [0];
+    let is_direct = stream.peek(&mut first).await? == 1 && first[0] == HANDSHAKE;
     let mut connection = Connection::new(Stream::Tcp(stream));
     let mut binding = None;
+    if is_direct && let Some(encryption) = &worker.shared.client_tls {
+        (connection, binding) = encrypted(encryption, connection).await?;
+        // As with PostgreSQL: nobody who takes us for another service is led here.
+        if connection.stream.protocol() != Some(PROTOCOL) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+    }
     loop {
         let head = connection.take(4).await?;
         let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
@@ -132,20 +143,12 @@ async fn first_packet(worker: &Rc<Worker>, stream: TcpStream) -> io::Result<Arri
                 if !connection.rest.is_empty() {
                     return Err(io::ErrorKind::InvalidData.into());
                 }
-                let Some(encryption) = &worker.shared.client_tls else {
-                    connection.queue(b"N");
-                    connection.flush().await?;
-                    continue;
-                };
-                let acceptor = encryption.acceptor();
-                connection.queue(b"S");
+                let encryption = worker.shared.client_tls.as_ref();
+                connection.queue(if encryption.is_some() { b"S" } else { b"N" });
                 connection.flush().await?;
-                let Stream::Tcp(stream) = connection.stream else {
-                    return Err(io::ErrorKind::InvalidData.into());
-                };
-                let stream = acceptor.tls.accept(stream).await?;
-                binding.clone_from(&acceptor.binding);
-                connection = Connection::new(Stream::Accepted(Box::new(stream)));
+                if let Some(encryption) = encryption {
+                    (connection, binding) = encrypted(encryption, connection).await?;
+                }
             }
             Ok(Startup::Ssl | Startup::GssEnc) => {
                 connection.queue(b"N");
@@ -154,6 +157,16 @@ async fn first_packet(worker: &Rc<Worker>, stream: TcpStream) -> io::Result<Arri
             _ => return Ok(Arrived { connection, packet, binding }),
         }
     }
+}
+
+/// The client's handshake, and what its login may be bound to.
+async fn encrypted(encryption: &Encryption, plain: Connection) -> io::Result<(Connection, Option<Vec<u8>>)> {
+    let Stream::Tcp(stream) = plain.stream else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
+    let acceptor = encryption.acceptor();
+    let stream = acceptor.tls.accept(stream).await?;
+    Ok((Connection::new(Stream::Accepted(Box::new(stream))), acceptor.binding.clone()))
 }
 
 /// The client's pool, if the rules let it come in from where it is.
@@ -198,6 +211,7 @@ async fn begin(
         return Err(refusal::shutting_down().into());
     }
     let greeting = Greeting::read(u32::from(parameters.0), &parameters.1, access)?;
+    greeting.negotiate(connection);
     let key = admitted(worker, connection, &greeting)?;
     scram::authenticate(worker, connection, &greeting.user, binding.as_deref()).await?;
     let is_console = crate::console::is_console(&greeting.database);
@@ -221,12 +235,14 @@ async fn begin(
     } else {
         crate::session::greeting(worker, connection, &key, &base).await?
     };
+    crate::counters::count(&pool.counters.logins, 1);
     let now = Instant::now();
     let entry = Rc::new(ClientEntry {
         pid: worker.new_pid(),
         secret: crate::random::bytes(),
         descriptor: connection.stream.descriptor(),
         is_encrypted: connection.stream.is_encrypted(),
+        is_walsender: dedicated.is_some(),
         pool,
         _room: room,
         key,
@@ -241,19 +257,15 @@ async fn begin(
         backend: RefCell::new(None),
         ended: RefCell::new(None),
     });
-    connection.queue(&welcome(greeting.minor, &greeting.unknown_options, &reported, &entry));
+    connection.queue(&welcome(&reported, &entry));
     connection.flush().await?;
     Ok(Begun { entry, base, dedicated, is_console })
 }
 
 /// What a client is told that is let in.
-fn welcome(minor: u32, unknown_options: &[String], reported: &Reported, entry: &ClientEntry) -> Vec<u8> {
+fn welcome(reported: &Reported, entry: &ClientEntry) -> Vec<u8> {
     let mut message = Vec::new();
     backend::push_authentication_ok(&mut message);
-    if minor > NEWEST_MINOR || !unknown_options.is_empty() {
-        let unknown: Vec<&str> = unknown_options.iter().map(String::as_str).collect();
-        backend::push_negotiate(&mut message, minor.min(NEWEST_MINOR), &unknown);
-    }
     for (name, value) in reported.iter() {
         backend::push_parameter_status(&mut message, name, value);
     }
@@ -304,6 +316,17 @@ impl Greeting {
             greeting.database = Rc::clone(&greeting.user);
         }
         Ok(greeting)
+    }
+
+    /// Says what of the protocol it does not get, if it has asked for more than there is. libpq takes this before it is asked for
+    /// its password, and no more behind it.
+    fn negotiate(&self, connection: &mut Connection) {
+        if self.minor > NEWEST_MINOR || !self.unknown_options.is_empty() {
+            let unknown: Vec<&str> = self.unknown_options.iter().map(String::as_str).collect();
+            let mut message = Vec::new();
+            backend::push_negotiate(&mut message, self.minor.min(NEWEST_MINOR), &unknown);
+            connection.queue(&message);
+        }
     }
 }
 

@@ -7,12 +7,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::task::Context;
+use std::time::Duration;
 
 use mainstay_pgwire::backend::Report;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::counters::Counters;
+use crate::counters::{Counters, Totals};
 use crate::listening::Listening;
 use crate::quota::{Permit, Quota, Scope};
 use crate::refusal;
@@ -42,6 +43,8 @@ pub(crate) struct Pool {
     idle: RefCell<Vec<Box<Server>>>,
     /// All connections, also those that somebody holds.
     live: RefCell<Vec<Rc<Backend>>>,
+    /// Those that are one client's alone, for as long as it is there: outside of every count.
+    apart: RefCell<Vec<Rc<Backend>>>,
     waiting: RefCell<VecDeque<Waiter>>,
     /// The logins that are under way.
     dialling: RefCell<HashMap<u64, Permit>>,
@@ -79,6 +82,7 @@ impl Pool {
             quota,
             idle: RefCell::default(),
             live: RefCell::default(),
+            apart: RefCell::default(),
             waiting: RefCell::default(),
             dialling: RefCell::default(),
             next_dial: Cell::new(0),
@@ -181,6 +185,7 @@ impl Pool {
     fn forget(&self, backend: &Rc<Backend>) {
         drop(backend.permit.take());
         self.live.borrow_mut().retain(|live| !Rc::ptr_eq(live, backend));
+        self.apart.borrow_mut().retain(|apart| !Rc::ptr_eq(apart, backend));
     }
 
     /// Gives what is idle to those who wait, and opens what they need beyond that.
@@ -212,6 +217,7 @@ impl Pool {
     pub(crate) fn sweep(self: &Rc<Pool>, worker: &Rc<Worker>, now: Instant) {
         // A login that was given up has taken its server with it.
         self.live.borrow_mut().retain(|live| Rc::strong_count(live) > 1);
+        self.apart.borrow_mut().retain(|apart| Rc::strong_count(apart) > 1);
         let settings = worker.settings();
         let patience = settings.query_wait_timeout;
         if !patience.is_zero() {
@@ -223,22 +229,7 @@ impl Pool {
                 let _ = waiter.give.send(Err(self.why_none(worker, waited_ms)));
             }
         }
-        let limit = settings.server_idle_timeout;
-        let mut ended = Vec::new();
-        if !limit.is_zero() {
-            let mut idle = self.idle.borrow_mut();
-            let mut spare = self.quota.servers().saturating_sub(self.least());
-            let mut at = 0;
-            while at < idle.len() && spare > 0 {
-                if now.duration_since(idle[at].released.get()) > limit {
-                    ended.push(idle.remove(at));
-                    spare -= 1;
-                } else {
-                    at += 1;
-                }
-            }
-        }
-        ended.iter().for_each(|server| self.forget(&server.backend));
+        self.close_stale(now, settings.server_idle_timeout);
         self.shrink();
         if self.waiting.borrow().is_empty() {
             self.owed_to.set(None);
@@ -278,15 +269,32 @@ impl Pool {
         refusal::no_primary(waited_ms, &why)
     }
 
+    /// Closes what has been idle for longer than `limit`, but for as many as are to be kept, and one that is too old: if all of
+    /// them were opened together they are not closed together as well.
+    fn close_stale(&self, now: Instant, limit: Duration) {
+        let is_over = |since: Instant, limit: Duration| !limit.is_zero() && now.duration_since(since) > limit;
+        let lifetime = self.settings.get().server_lifetime;
+        let mut spare = self.quota.servers().saturating_sub(self.least());
+        let mut idle = self.idle.borrow_mut();
+        let old = idle.iter().position(|server| is_over(server.opened, lifetime));
+        let mut stale: Vec<_> = old.map(|at| idle.remove(at)).into_iter().collect();
+        spare = spare.saturating_sub(stale.len());
+        stale.extend(idle.extract_if(.., |server| {
+            let is_unused = spare > 0 && is_over(server.released.get(), limit);
+            spare -= usize::from(is_unused);
+            is_unused
+        }));
+        drop(idle);
+        stale.iter().for_each(|server| self.forget(&server.backend));
+    }
+
     /// Ends what belongs to another route than the present one.
     pub(crate) fn route_changed(self: &Rc<Pool>, worker: &Rc<Worker>) {
         let is_current = |backend: &Backend| worker.routing.is_current(backend, self.key.access);
         let old: Vec<Box<Server>> =
             self.idle.borrow_mut().extract_if(.., |server| !is_current(&server.backend)).collect();
         old.iter().for_each(|server| self.forget(&server.backend));
-        for backend in self.live.borrow().iter().filter(|backend| !is_current(backend)) {
-            backend.end("the primary has changed");
-        }
+        self.end_if(|backend| !is_current(backend), "the primary has changed");
         self.listening.end_if(|backend| !is_current(backend), "the primary has changed");
         self.retry_at.set(None);
         // A primary whose machine is gone does not even refuse; its successor is not to be waited for until that is noticed.
@@ -296,8 +304,17 @@ impl Pool {
 
     /// Ends the connections by which something could be written.
     pub(crate) fn end_writers(&self, why: &'static str) {
-        self.live.borrow().iter().filter(|backend| !backend.reads_only).for_each(|backend| backend.end(why));
+        self.end_if(|backend| !backend.reads_only, why);
         self.listening.end_if(|backend| !backend.reads_only, why);
+    }
+
+    /// Ends those of the connections that are so, but for the one that listens.
+    pub(crate) fn end_if(&self, is_ended: impl Fn(&Backend) -> bool, why: &'static str) {
+        // One that nobody else has is closed already, and its number may be another socket's.
+        let is_open = |backend: &&Rc<Backend>| Rc::strong_count(backend) > 1;
+        let (live, apart) = (self.live.borrow(), self.apart.borrow());
+        let all = live.iter().chain(apart.iter()).filter(is_open);
+        all.filter(|backend| is_ended(backend)).for_each(|backend| backend.end(why));
     }
 
     /// Every connection is opened anew, those that somebody holds when they come back.
@@ -325,11 +342,22 @@ impl Pool {
     }
 
     /// Since when the first in line waits.
-    pub(crate) fn longest_wait(&self, now: Instant) -> std::time::Duration {
+    pub(crate) fn longest_wait(&self, now: Instant) -> Duration {
         self.waiting.borrow().front().map(|waiter| now.duration_since(waiter.since)).unwrap_or_default()
     }
 
     pub(crate) fn backends(&self) -> Vec<Rc<Backend>> {
         self.live.borrow().clone()
+    }
+
+    pub(crate) fn apart(&self) -> Vec<Rc<Backend>> {
+        self.apart.borrow().clone()
+    }
+
+    /// Whether there is anything that is worth to be kept when nobody is there.
+    pub(crate) fn was_used(&self) -> bool {
+        let is_empty =
+            self.live.borrow().is_empty() && self.apart.borrow().is_empty() && self.dialling() == 0;
+        !is_empty || self.counters.totals() != Totals::default()
     }
 }

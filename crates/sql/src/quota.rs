@@ -65,6 +65,12 @@ impl Quotas {
             (scope, count)
         }))
     }
+
+    /// Those that no pool counts towards any more.
+    pub(crate) fn forget_unused(&self) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, count| Arc::strong_count(count) > 1);
+    }
 }
 
 /// The most there may be of a pool, its database and its user. 0 of the latter two: as many as they like.

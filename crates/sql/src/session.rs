@@ -151,6 +151,7 @@ impl Session {
         is_console: bool,
     ) -> Session {
         worker.enter(&entry);
+        *entry.backend.borrow_mut() = dedicated.as_ref().map(|server| Rc::clone(&server.backend));
         let pool = Rc::clone(&entry.pool);
         let placeholders = base.keys().filter(|name| name.contains('.')).cloned().collect();
         Session {

@@ -59,6 +59,9 @@ pub struct Settings {
     /// One that is so old is closed when it is next free.
     pub server_lifetime: Duration,
     pub client_idle_timeout: Duration,
+    /// A client whose kernel does not answer for so long is gone with its machine, or the way to it.
+    #[serde(default = "client_tcp_user_timeout")]
+    pub client_tcp_user_timeout: Duration,
     pub idle_transaction_timeout: Duration,
     pub transaction_timeout: Duration,
     pub query_timeout: Duration,
@@ -139,6 +142,7 @@ impl Default for Settings {
             server_idle_timeout: Duration::from_secs(600),
             server_lifetime: Duration::from_secs(3_600),
             client_idle_timeout: Duration::ZERO,
+            client_tcp_user_timeout: client_tcp_user_timeout(),
             idle_transaction_timeout: Duration::ZERO,
             query_timeout: Duration::ZERO,
             log_min_duration: None,
@@ -149,6 +153,11 @@ impl Default for Settings {
             users: BTreeMap::new(),
         }
     }
+}
+
+/// What a member says nothing of that is older than the setting.
+fn client_tcp_user_timeout() -> Duration {
+    Duration::from_secs(120)
 }
 
 /// What only a new process takes.
@@ -195,6 +204,7 @@ impl Settings {
             ("server_idle_timeout", seconds(self.server_idle_timeout)),
             ("server_lifetime", seconds(self.server_lifetime)),
             ("client_idle_timeout", seconds(self.client_idle_timeout)),
+            ("client_tcp_user_timeout", seconds(self.client_tcp_user_timeout)),
             ("idle_transaction_timeout", seconds(self.idle_transaction_timeout)),
             ("query_timeout", seconds(self.query_timeout)),
             (

@@ -254,7 +254,7 @@ fn servers_seen(
             epoch: backend.epoch,
         }
     };
-    pool.backends().iter().map(seen).collect()
+    pool.backends().iter().chain(&pool.apart()).map(seen).collect()
 }
 
 /// The same moment on both clocks.

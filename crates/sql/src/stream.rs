@@ -88,6 +88,12 @@ impl Stream {
         Some(mainstay_net::pki::common_name(certificate).unwrap_or_default())
     }
 
+    /// What the client has named as what it speaks, in its handshake.
+    pub(crate) fn protocol(&self) -> Option<&[u8]> {
+        let Stream::Accepted(stream) = self else { return None };
+        stream.get_ref().1.alpn_protocol()
+    }
+
     pub(crate) fn is_encrypted(&self) -> bool {
         matches!(self, Stream::Accepted(_) | Stream::Dialled(_))
     }

@@ -26,6 +26,7 @@ use crate::session_settings::SessionSettings;
 use crate::settings::Settings;
 use crate::source::Source;
 use crate::statements::Statements;
+use crate::sweep::Watch;
 
 pub(crate) use crate::client::{Activity, ClientEntry};
 
@@ -76,7 +77,7 @@ pub(crate) struct Worker {
     pub(crate) halts: Halts,
     /// What takes longer is logged: looked at for each statement.
     pub(crate) log_min_duration: Cell<Option<Duration>>,
-    pools: RefCell<HashMap<PoolKey, Rc<Pool>>>,
+    pub(crate) pools: RefCell<HashMap<PoolKey, Rc<Pool>>>,
     credentials: RefCell<HashMap<Rc<str>, Credentials>>,
     greetings: RefCell<HashMap<GreetingKey, Reported>>,
     settings_known: RefCell<HashMap<SessionSettings, ()>>,
@@ -84,6 +85,7 @@ pub(crate) struct Worker {
     next_pid: Cell<i32>,
     /// How many changes there were that make statements stale, and pools.
     plans: Cell<u64>,
+    pub(crate) watch: Watch,
     pub(crate) is_closing: Cell<bool>,
 }
 
@@ -108,6 +110,7 @@ impl Worker {
             clients: RefCell::default(),
             next_pid: Cell::new(0),
             plans: Cell::new(0),
+            watch: Watch::new(),
             is_closing: Cell::new(false),
         }
     }
@@ -307,52 +310,11 @@ impl Worker {
             let now = self.tick();
             if now >= next_sweep {
                 next_sweep = now + SWEEP_INTERVAL;
-                for pool in self.pools() {
-                    pool.sweep(&self, now);
-                    pool.counters.sweep(now);
-                }
-                self.sweep_clients(now);
-                self.end_doubtful(now);
+                self.sweep(now);
             }
             tokio::select! {
                 changed = told.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep_until(next_sweep) => {}
-            }
-        }
-    }
-
-    /// Transactions that were held since the lease could not be believed any more are not held for longer than clients wait.
-    fn end_doubtful(&self, now: Instant) {
-        let patience = self.settings().query_wait_timeout;
-        if !patience.is_zero() && self.routing.doubted_for(now) > patience {
-            self.pools().iter().for_each(|pool| {
-                pool.end_writers(
-                    "the member beside the proxy cannot tell whether the primary still holds its lease",
-                )
-            });
-        }
-    }
-
-    fn sweep_clients(&self, now: Instant) {
-        let over = |limit: Duration, since: Instant| !limit.is_zero() && now.duration_since(since) > limit;
-        let settings = self.settings();
-        for entry in self.clients() {
-            let since = entry.since.get();
-            let is_begun = matches!(entry.activity.get(), Activity::Runs | Activity::InTransaction);
-            if is_begun && over(settings.transaction_timeout, entry.transaction_began.get()) {
-                entry.end(crate::refusal::killed("transaction_timeout"));
-            }
-            match entry.activity.get() {
-                Activity::Idle if over(settings.client_idle_timeout, since) => {
-                    entry.end(crate::refusal::killed("client_idle_timeout"));
-                }
-                Activity::InTransaction if over(settings.idle_transaction_timeout, since) => {
-                    entry.end(crate::refusal::killed("idle_transaction_timeout"));
-                }
-                Activity::Runs if over(settings.query_timeout, since) => {
-                    entry.end(crate::refusal::killed("query_timeout"));
-                }
-                _ => {}
             }
         }
     }

@@ -166,15 +166,24 @@ impl Pool {
         }
     }
 
-    /// A connection of its own, outside of the pool's count: for a walsender.
+    /// A connection of its own, outside of the pool's count: for a walsender. It ends with the route, as all do.
     pub(crate) async fn dedicated(
         self: &Rc<Pool>,
         worker: &Rc<Worker>,
         base: SessionSettings,
         replication: Box<str>,
     ) -> Result<Box<Server>, Report> {
+        if worker.halts.is_paused(&self.key) {
+            return Err(refusal::paused(0, &self.key.database));
+        }
         match self.connect(worker, base, Some(replication)).await {
-            Ok(server) => Ok(Box::new(server)),
+            Ok(server) if !worker.routing.is_current(&server.backend, self.key.access) => {
+                Err(refusal::no_primary(0, "The primary has changed meanwhile."))
+            }
+            Ok(server) => {
+                self.apart.borrow_mut().push(Rc::clone(&server.backend));
+                Ok(Box::new(server))
+            }
             Err(DialError::Refused(report)) => Err(report),
             Err(DialError::Unreachable(why)) => Err(refusal::no_primary(0, &why)),
         }

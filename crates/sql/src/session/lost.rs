@@ -89,7 +89,8 @@ impl Session {
         let (may_commit, _) = (std::mem::take(&mut self.may_commit), std::mem::take(&mut self.inspects));
         self.entry.is_committing.set(false);
         let sent = std::mem::take(&mut self.unanswered);
-        if self.is_told {
+        // In the middle of a message nothing can be said any more.
+        if self.is_told || std::mem::take(&mut self.passing_back) > 0 {
             return Err(None);
         }
         match self.pin {
@@ -99,10 +100,6 @@ impl Session {
         }
         if self.is_dedicated {
             return Err(Some(refusal::session_lost("a replication connection")));
-        }
-        if std::mem::take(&mut self.passing_back) > 0 {
-            // In the middle of a message nothing can be said any more.
-            return Err(None);
         }
         if !is_asked && !is_open {
             self.entry.set(Activity::Idle, self.worker.now());

@@ -1,7 +1,9 @@
 //! What clients show and are shown over TLS, by libpq.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use mainstay_sql::Settings;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
@@ -24,9 +26,10 @@ impl Authority {
         Authority { issuer: Issuer::new(params, key), pem }
     }
 
-    /// Writes `NAME.crt` and `NAME.key` for `localhost`.
+    /// Writes `NAME.crt` and `NAME.key` for `localhost`, by its name and its address.
     fn certify(&self, directory: &Path, name: &str) {
-        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let names = ["localhost", "127.0.0.1"].map(str::to_owned);
+        let mut params = CertificateParams::new(names.to_vec()).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
@@ -119,5 +122,60 @@ fn a_role_shows_the_certificate_that_its_rule_asks_for() {
     assert!(ask(&proxy, "app").is_err());
     proxy.boss("mainstay").ok("SHOW VERSION");
     std::fs::copy(&file, &later).unwrap();
+    // Another certificate of the proxy's own is found as well, without a reload.
+    other.certify(&proxy.scratch.0, "server");
     wait_for("the CA to be read", || ask(&proxy, "app").is_ok());
+    let verified = |authority: &Authority| {
+        let root = directory.0.join("root.crt");
+        std::fs::write(&root, &authority.pem).unwrap();
+        psql(proxy.port, &format!("{} sslmode=verify-full sslrootcert={}", shown("app"), root.display()))
+    };
+    assert_eq!(verified(&other).as_deref(), Ok("app"));
+    assert!(verified(&authority).is_err(), "by the former CA");
+}
+
+/// A PostgreSQL that shows a certificate of this CA for its address, and takes nobody without encryption but by its socket.
+fn encrypted_postgres(authority: &Authority) -> Postgres {
+    let postgres = Postgres::new();
+    let data = postgres.scratch.0.join("data");
+    authority.certify(&data, "server");
+    let owner = std::fs::metadata(&data).unwrap();
+    for name in ["server.crt", "server.key"] {
+        std::os::unix::fs::chown(data.join(name), Some(owner.uid()), Some(owner.gid())).unwrap();
+    }
+    let rules = std::fs::read_to_string(data.join("pg_hba.conf")).unwrap();
+    std::fs::write(data.join("pg_hba.conf"), rules.replace("\nhost ", "\nhostssl ")).unwrap();
+    let mut admin = postgres.admin();
+    admin.ok("ALTER SYSTEM SET ssl = on");
+    admin.ok("SELECT pg_reload_conf()");
+    wait_for("TLS", || postgres.admin().one("SHOW ssl") == "on");
+    postgres
+}
+
+#[test]
+fn servers_are_reached_by_tls_and_held_to_the_authority() {
+    let authority = Authority::new();
+    let postgres = Arc::new(encrypted_postgres(&authority));
+    let begin = |authority: &Authority, limits: Settings| {
+        Proxy::prepared(Arc::clone(&postgres), limits, |paths, _| {
+            std::fs::write(&paths.authority, &authority.pem).unwrap();
+        })
+    };
+    let proxy = begin(&authority, settings());
+    let mut client = proxy.client();
+    let is_encrypted = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+    assert_eq!(client.one(is_encrypted), "t");
+    // More than is decrypted at once, both ways.
+    let long = "x".repeat(300_000);
+    assert_eq!(client.one(&format!("SELECT length('{long}')")), "300000");
+    assert_eq!(client.one("SELECT repeat('x', 300000)"), long);
+    for kind in ["database", "true"] {
+        let mut walsender = proxy.client_with(&[("replication", kind)]);
+        assert!(!walsender.ok("IDENTIFY_SYSTEM").is_empty());
+    }
+    let patience = std::time::Duration::from_millis(300);
+    let proxy = begin(&Authority::new(), Settings { query_wait_timeout: patience, ..settings() });
+    let failure = proxy.try_connect(&[("user", "app"), ("database", "app")], "secret").err().unwrap();
+    assert_eq!(failure.code, "57P03");
+    assert!(failure.detail.contains("certificate"), "{failure}");
 }

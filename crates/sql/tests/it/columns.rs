@@ -69,13 +69,16 @@ fn value(messages: &[(u8, Vec<u8>)]) -> Result<Vec<u8>, String> {
 struct Table {
     name: String,
     admin: Wire,
+    /// Else it would be gone with the last test that uses it.
+    _postgres: std::sync::Arc<Postgres>,
 }
 
 impl Table {
     fn new(name: &str) -> Table {
-        let mut admin = Postgres::shared().admin_of("app").unwrap();
+        let postgres = Postgres::shared();
+        let mut admin = postgres.admin_of("app").unwrap();
         admin.ok(&format!("DROP TABLE IF EXISTS {name}; CREATE TABLE {name} AS SELECT 1::int AS a; GRANT ALL ON {name} TO app"));
-        Table { name: name.to_owned(), admin }
+        Table { name: name.to_owned(), admin, _postgres: postgres }
     }
 
     fn alter(&mut self) {

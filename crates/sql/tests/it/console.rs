@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mainstay_sql::Settings;
+use mainstay_sql::{PoolMode, Settings};
 
 use crate::postgres::{Postgres, wait_for};
 use crate::proxy::{Proxy, settings};
@@ -26,6 +26,8 @@ fn the_console_shows_and_ends() {
         assert_eq!(values, ["app", "app", "2", "1", "1", "transaction"]);
         assert_eq!(console.code("SHOW NOTHING"), "42601");
         assert_eq!(console.code("KILL_CLIENT 999999"), "42704");
+        assert_eq!(console.code("KILL_CLIENT somebody"), "42704");
+        assert_eq!(console.code("KILL_CLIENT"), "42601");
         assert_eq!(console.code("SELECT 1"), "42601");
         assert_eq!(kinds(&console.simple(";").go()), "IZ", "what a driver pings with");
     }
@@ -75,6 +77,49 @@ fn the_console_shows_all_threads() {
     });
 }
 
+/// pgjdbc sets that by itself, and had no connection then.
+#[test]
+fn drivers_may_set_what_they_set_everywhere() {
+    let proxy = Proxy::new();
+    let mut console = proxy.boss("mainstay");
+    for set in ["SET extra_float_digits = 3", "set application_name='psql'", "SET client_encoding TO 'UTF8'"]
+    {
+        assert_eq!(tags(&console.simple(set).go()), ["SET"], "{set}");
+    }
+    let failure = console.query("SET default_pool_size = 5").unwrap_err();
+    assert_eq!(failure.code, "55P02");
+    assert!(failure.text.contains("default_pool_size"), "{failure}");
+}
+
+#[test]
+fn the_console_counts_in_every_mode() {
+    let counted = |mode: PoolMode| {
+        let proxy = Proxy::with(Postgres::shared(), Settings { pool_mode: mode, ..settings() });
+        for _ in 0..4 {
+            proxy.client().ok("SELECT 1");
+        }
+        let mut client = proxy.client();
+        for end in ["COMMIT", "ROLLBACK"] {
+            for statement in ["BEGIN", "SELECT 1", "SELECT 1", end] {
+                client.ok(statement);
+            }
+        }
+        assert!(proxy.try_connect(&[("user", "app"), ("database", "app")], "wrong").is_err());
+        let mut console = proxy.boss("mainstay");
+        let stats = console.table("SHOW STATS").into_iter().find(|row| row["database"] == "app").unwrap();
+        let totals =
+            console.table("SHOW STATS_TOTALS").into_iter().find(|row| row["database"] == "app").unwrap();
+        let names = ["server_assignment_count", "xact_count", "query_count"];
+        for name in names {
+            assert_eq!(stats[&format!("total_{name}")], totals[name]);
+        }
+        assert_eq!(stats["total_client_login_count"], "5");
+        names.map(|name| totals[name].parse::<u32>().unwrap())
+    };
+    assert_eq!(counted(PoolMode::Session), [5, 6, 12]);
+    assert_eq!(counted(PoolMode::Transaction), [6, 6, 12]);
+}
+
 #[test]
 fn the_console_is_for_superusers() {
     let proxy = Proxy::new();
@@ -102,6 +147,8 @@ fn readers_are_sent_to_a_standby() {
     assert_eq!(proxy.client().one(recovery), "f");
     let mut by_name = proxy.try_connect(&[("user", "app"), ("database", "app@ro")], "secret").unwrap();
     assert_eq!(by_name.one(recovery), "t");
+    let replicates = [("user", "app"), ("database", "app@ro"), ("replication", "database")];
+    assert_eq!(proxy.try_connect(&replicates, "secret").unwrap().one(recovery), "t");
     assert_eq!(readonly("app@rw").one(recovery), "f");
     // Without a primary they read on.
     proxy.lose_primary();

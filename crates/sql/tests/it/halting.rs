@@ -123,6 +123,11 @@ fn a_kill_ends_all_and_lets_newcomers_wait() {
         console.ok("RESUME app");
         assert_eq!(comes.join().unwrap(), "3");
     });
+    // Of all databases, and not of the console.
+    let mut clients = [proxy.client(), proxy.boss("postgres")];
+    console.ok("KILL");
+    clients.iter_mut().for_each(|client| assert_eq!(kinds(&client.until_ready()), "E!"));
+    console.ok("RESUME");
 }
 
 #[test]
@@ -156,6 +161,24 @@ fn an_end_waits_for_what_it_is_told_to_wait_for() {
     assert_eq!(one.one("SELECT 1"), "1");
     assert!(!proxy.is_closed());
     one.ok("COMMIT");
+    wait_for("its end", || proxy.is_closed());
+}
+
+/// Nobody will get a server any more.
+#[test]
+fn an_end_tells_those_who_wait_for_a_server() {
+    let proxy = Proxy::new();
+    let (mut begun, mut waits) = (proxy.client(), proxy.client());
+    begun.ok("BEGIN");
+    waits.simple("SELECT 1").send();
+    let mut console = proxy.boss("mainstay");
+    wait_for("it to wait", || {
+        console.table("SHOW CLIENTS").iter().any(|client| client["state"] == "waiting")
+    });
+    console.ok("SHUTDOWN WAIT_FOR_SERVERS");
+    assert_eq!(outcome(&waits.until_ready()).unwrap_err().code, "57P01");
+    assert_eq!(begun.one("SELECT 1"), "1");
+    begun.ok("COMMIT");
     wait_for("its end", || proxy.is_closed());
 }
 

@@ -177,3 +177,110 @@ fn a_client_that_does_not_say_who_it_is_is_not_waited_for() {
     assert!(silent.next().is_err());
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
+
+#[test]
+fn a_role_has_a_pool_and_a_reserve_of_its_own_size() {
+    for is_of_role in [true, false] {
+        let proxy = proxy(|limits| {
+            (limits.reserve_pool_timeout, limits.query_wait_timeout) =
+                (Duration::from_millis(200), Duration::from_millis(700));
+            let reserve = |is_here: bool| is_here.then_some(1);
+            let app = UserSettings {
+                pool_size: Some(1),
+                reserve_pool_size: reserve(is_of_role),
+                ..UserSettings::default()
+            };
+            limits.users.insert("app".to_owned(), app);
+            let app =
+                DatabaseSettings { reserve_pool_size: reserve(!is_of_role), ..DatabaseSettings::default() };
+            limits.databases.insert("app".to_owned(), app);
+        });
+        let mut late = proxy.client();
+        let begun = Instant::now();
+        let _busy = busy(&proxy, 2);
+        assert!(begun.elapsed() >= Duration::from_millis(150), "{:?}", begun.elapsed());
+        assert_eq!(late.code("SELECT 1"), "53300");
+        // Nothing of it is another role's, and the console shows which one has said something.
+        let mut bosses = [proxy.boss("app"), proxy.boss("app"), proxy.boss("app")];
+        bosses.iter_mut().for_each(|boss| drop(boss.ok("BEGIN")));
+        let users = proxy.boss("mainstay").table("SHOW USERS");
+        let sizes = |name: &str| {
+            let user = users.iter().find(|user| user["name"] == name).unwrap();
+            [user["pool_size"].clone(), user["reserve_pool_size"].clone()]
+        };
+        assert_eq!(sizes("app"), ["1", if is_of_role { "1" } else { "" }]);
+        assert_eq!(sizes("boss"), ["", ""]);
+    }
+}
+
+/// Else servers would be opened and closed without end.
+#[test]
+fn no_more_are_kept_open_than_another_limit_leaves() {
+    let least = |change: fn(&mut Settings)| {
+        proxy(|limits| {
+            limits.min_pool_size = 4;
+            change(limits);
+        })
+    };
+    let proxies =
+        [least(|limits| limits.max_db_connections = 2), least(|limits| limits.max_user_connections = 2)];
+    let clients = proxies.each_ref().map(Proxy::client);
+    let mut consoles = proxies.each_ref().map(|proxy| proxy.boss("mainstay"));
+    let mut pids = consoles.each_mut().map(|console| {
+        move || -> Vec<String> {
+            let servers = console.table("SHOW SERVERS");
+            let of_app = servers.iter().filter(|server| server["database"] == "app");
+            of_app.map(|server| server["remote_pid"].clone()).collect()
+        }
+    });
+    let kept = pids.each_mut().map(|pids| {
+        wait_for("as many as may be", || pids().len() == 2);
+        pids()
+    });
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(pids.each_mut().map(|pids| pids()), kept);
+    drop(clients);
+}
+
+#[test]
+fn a_role_s_limit_is_one_of_all_its_databases() {
+    let proxy = proxy(|limits| {
+        (limits.max_user_connections, limits.query_wait_timeout) = (2, Duration::from_millis(500));
+    });
+    let connect = |database| proxy.try_connect(&[("user", "app"), ("database", database)], "secret").unwrap();
+    let (mut one, mut two) = (connect("app"), connect("postgres"));
+    one.ok("BEGIN");
+    two.ok("BEGIN");
+    for database in ["app", "postgres"] {
+        let failure = connect(database).query("SELECT 1").unwrap_err();
+        assert!(failure.detail.contains("max_user_connections"), "{failure}");
+    }
+    one.ok("COMMIT");
+    assert_eq!(connect("postgres").one("SELECT 1"), "1");
+}
+
+#[test]
+fn neither_the_console_nor_who_fails_to_come_in_takes_a_place() {
+    let proxy = proxy(|limits| {
+        (limits.max_db_client_connections, limits.max_user_client_connections) = (1, 1);
+    });
+    let mut console = proxy.boss("mainstay");
+    let _another = proxy.boss("mainstay");
+    let connect = |user: &str, database: &str, password: &str| {
+        proxy.try_connect(&[("user", user), ("database", database)], password)
+    };
+    for _ in 0..3 {
+        assert!(connect("app", "app", "wrong").is_err());
+        assert!(connect("app", "nowhere", "secret").is_err());
+        assert!(connect("nobody", "app", "secret").is_err());
+    }
+    let _client = connect("app", "app", "secret").unwrap();
+    assert!(connect("boss", "app", "boss").err().unwrap().text.contains("max_db_client_connections"));
+    let users = console.table("SHOW USERS");
+    assert!(users.iter().all(|user| user["name"] != "nobody"));
+    let app = users.iter().find(|user| user["name"] == "app").unwrap();
+    assert_eq!((&*app["current_client_connections"], &*app["max_user_client_connections"]), ("1", "1"));
+    let databases = console.table("SHOW DATABASES");
+    let app = databases.iter().find(|database| database["name"] == "app").unwrap();
+    assert_eq!((&*app["current_client_connections"], &*app["max_client_connections"]), ("1", "1"));
+}

@@ -181,7 +181,8 @@ fn the_connection_that_listens_is_made_anew() {
     one.ok("LISTEN \"again and again\"");
     let mut admin = proxy.postgres.admin();
     let listener = "SELECT pid FROM pg_stat_activity WHERE query LIKE '%LISTEN \"again and again\"%' AND pid <> pg_backend_pid()";
-    // Its last words; those of the client's own server are others by then.
+    // Its last words; those of the client's own server are others from then on.
+    one.ok("SELECT 1");
     wait_for("the connection that listens", || admin.ok(listener).len() == 1);
     let before = admin.one(listener);
     admin.ok(&format!("SELECT pg_terminate_backend({before})"));

@@ -68,6 +68,75 @@ fn a_database_that_does_not_exist_is_named_by_postgresql() {
     assert_eq!(code(proxy.try_connect(&[("user", "app"), ("database", "nowhere")], "wrong")), "28P01");
 }
 
+/// Whoever may log in could have filled the memory with them.
+#[test]
+fn databases_that_do_not_exist_are_not_kept() {
+    let proxy = Proxy::new();
+    for n in 0..20 {
+        let nowhere = format!("nowhere {n}");
+        assert_eq!(code(proxy.try_connect(&[("user", "app"), ("database", &nowhere)], "secret")), "3D000");
+    }
+    proxy.client().ok("SELECT 1");
+    let mut console = proxy.boss("mainstay");
+    wait_for("them to be forgotten", || {
+        console.table("SHOW DATABASES").iter().all(|database| !database["name"].starts_with("nowhere"))
+    });
+    assert!(console.table("SHOW STATS").iter().any(|row| row["database"] == "app"));
+}
+
+/// Those who wait are told at once, and PostgreSQL is asked once.
+#[test]
+fn a_password_that_has_changed_is_no_good_for_new_servers() {
+    let postgres = Postgres::shared();
+    let proxy = Proxy::with(Arc::clone(&postgres), settings());
+    let mut admin = postgres.admin();
+    admin.ok("CREATE ROLE rotated LOGIN PASSWORD 'one'");
+    let connect = |password| proxy.try_connect(&[("user", "rotated"), ("database", "app")], password);
+    let (mut begun, mut late) = (connect("one").unwrap(), [connect("one").unwrap(), connect("one").unwrap()]);
+    begun.ok("BEGIN");
+    admin.ok("ALTER ROLE rotated PASSWORD 'two'");
+    assert_eq!(begun.one("SELECT 1"), "1", "whoever is in stays");
+    for late in &mut late {
+        late.simple("SELECT 1").send();
+    }
+    proxy.boss("mainstay").ok("RECONNECT app");
+    begun.ok("COMMIT");
+    for late in &mut late {
+        assert_eq!(code(crate::wire::outcome(&late.until_ready())), "28P01");
+    }
+    let refused = "FATAL:  password authentication failed for user \"rotated\"";
+    assert_eq!(proxy.postgres.log().matches(refused).count(), 1);
+    wait_for("the new password to be known", || connect("two").is_ok());
+    assert_eq!(connect("two").unwrap().one("SELECT current_user"), "rotated");
+    drop(proxy);
+    wait_for("the role's sessions to end", || admin.query("DROP ROLE rotated").is_ok());
+}
+
+/// It is said in PostgreSQL's words to who is in already.
+#[test]
+fn a_role_that_may_not_log_in_any_more_gets_no_server() {
+    let patience = Duration::from_millis(400);
+    let postgres = Postgres::shared();
+    let proxy = Proxy::with(Arc::clone(&postgres), Settings { query_wait_timeout: patience, ..settings() });
+    let mut admin = postgres.admin();
+    admin.ok("CREATE ROLE locked LOGIN PASSWORD 'secret'");
+    let connect = || proxy.try_connect(&[("user", "locked"), ("database", "app")], "secret");
+    let mut client = connect().unwrap();
+    client.ok("SELECT 1");
+    admin.ok("ALTER ROLE locked NOLOGIN");
+    admin.ok("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = 'locked'");
+    for _ in 0..2 {
+        let failure = client.query("SELECT 1").unwrap_err();
+        assert_eq!(failure.code, "57P03");
+        assert!(failure.detail.contains("is not permitted to log in"), "{failure}");
+    }
+    // A login that fails has the roles asked for.
+    assert!(proxy.try_connect(&[("user", "locked"), ("database", "app")], "wrong").is_err());
+    wait_for("the proxy to know", || code(connect()) == "28P01");
+    drop(proxy);
+    wait_for("the role's sessions to end", || admin.query("DROP ROLE locked").is_ok());
+}
+
 #[test]
 fn what_the_client_begins_with_is_what_it_has() {
     let proxy = Proxy::new();
@@ -97,10 +166,39 @@ fn what_the_client_begins_with_is_what_it_has() {
     assert_eq!(one.one("SHOW TimeZone"), "Asia/Tokyo");
     one.ok("DISCARD ALL");
     assert_eq!(one.one("SHOW work_mem"), "9MB");
+    // Almost as much as fits into a startup packet.
+    let long = "x".repeat(9_500);
+    let mut three =
+        proxy.client_with(&[("application_name", ""), ("options", &format!("-c my.long={long}"))]);
+    assert_eq!((three.one("SHOW my.long"), three.one("SHOW application_name")), (long, String::new()));
+    three.ok("SET application_name = 'third'");
+    assert_eq!(
+        (two.one("SHOW application_name"), three.one("SHOW application_name")),
+        ("".into(), "third".into())
+    );
     let refused = proxy.try_connect(&[("user", "app"), ("no_such_parameter", "1")], "secret");
     assert_eq!(code(refused), "42704");
     let refused = proxy.try_connect(&[("user", "app"), ("options", "-c work_mem=much")], "secret");
     assert_eq!(code(refused), "22023");
+}
+
+/// It came behind the authentication, where libpq takes it for a mistake.
+#[test]
+fn what_is_not_spoken_of_the_protocol_is_said_before_the_password() {
+    let proxy = Proxy::new();
+    let first = |port, packet: &[u8]| {
+        let mut wire = Wire::tcp(port).unwrap();
+        wire.write(packet).unwrap();
+        wire.next().unwrap()
+    };
+    let mut packet = startup(&[("user", "app"), ("database", "app"), ("_pq_.of_tomorrow", "1")]);
+    let told = first(proxy.port, &packet);
+    assert_eq!(told.0, b'v');
+    assert_eq!(told, first(proxy.postgres.port, &packet));
+    packet[7] = 9;
+    let (kind, body) = first(proxy.port, &packet);
+    assert_eq!((kind, &body[..8]), (b'v', &[0, 3, 0, 2, 0, 0, 0, 1][..]), "3.2 and one option");
+    assert_eq!(proxy.client_with(&[("_pq_.of_tomorrow", "1")]).one("SELECT 1"), "1");
 }
 
 #[test]
@@ -179,6 +277,43 @@ fn certificate(directory: &std::path::Path) {
     std::fs::write(directory.join("server.key"), made.signing_key.serialize_pem()).unwrap();
 }
 
+fn with_certificate() -> Proxy {
+    Proxy::prepared(Postgres::shared(), settings(), |paths, _| {
+        certificate(paths.certificate.parent().unwrap());
+    })
+}
+
+/// A handshake on what was a connection without encryption, with the protocols named that the client speaks.
+fn encrypted(proxy: &Proxy, mut plain: Wire, protocols: &[&[u8]]) -> Wire {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(proxy.scratch.0.join("server.crt")).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let mut config = config.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+    let name = ServerName::try_from("localhost").unwrap();
+    let socket = plain.socket.take().unwrap();
+    drop(plain);
+    let session = ClientConnection::new(Arc::new(config), name).unwrap();
+    Wire::over(Box::new(StreamOwned::new(session, socket)), None)
+}
+
+#[test]
+fn tls_may_begin_without_a_request_for_who_says_that_it_wants_postgresql() {
+    let proxy = with_certificate();
+    let log_in = |protocols: &[&[u8]]| {
+        let mut wire = encrypted(&proxy, Wire::tcp(proxy.port).unwrap(), protocols);
+        wire.log_in(&[("user", "app"), ("database", "app")], "secret").map(|()| wire.one("SELECT 1"))
+    };
+    assert_eq!(log_in(&[b"postgresql"]).as_deref(), Ok("1"));
+    for others in [&[][..], &[&b"h2"[..]]] {
+        assert_eq!(log_in(others).map_err(|failure| failure.code), Err(String::new()));
+    }
+    // Without a certificate nobody answers.
+    let proxy = Proxy::new();
+    assert_eq!(answer_to(&proxy, &[22, 3, 1, 0, 200, 1, 0, 0, 196]), b"");
+}
+
 #[test]
 fn tls_is_there_with_a_certificate_and_refused_without() {
     let proxy = Proxy::new();
@@ -189,24 +324,20 @@ fn tls_is_there_with_a_certificate_and_refused_without() {
     assert_eq!(&answer, b"N");
     wire.log_in(&[("user", "app")], "secret").err();
 
-    let proxy = Proxy::prepared(Postgres::shared(), settings(), |paths, _| {
-        certificate(paths.certificate.parent().unwrap());
-    });
+    let proxy = with_certificate();
     let mut wire = Wire::tcp(proxy.port).unwrap();
     wire.write(&SSL_REQUEST).unwrap();
     wire.stream.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"S");
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(proxy.scratch.0.join("server.crt")).unwrap()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let config = Arc::new(config.with_root_certificates(roots).with_no_client_auth());
-    let name = ServerName::try_from("localhost").unwrap();
-    let stream = StreamOwned::new(ClientConnection::new(config, name).unwrap(), wire.socket.take().unwrap());
-    let mut wire = Wire::over(Box::new(stream), None);
+    let mut wire = encrypted(&proxy, wire, &[]);
     wire.log_in(&[("user", "app"), ("database", "app")], "secret").unwrap();
     assert_eq!(wire.one("SELECT length(repeat('x', 300000))"), "300000");
     assert_eq!(wire.one("SELECT repeat('x', 300000)").len(), 300_000);
+    // Whoever goes without a word of TLS's leaves its server to others.
+    wire.ok("BEGIN");
+    drop(wire);
+    let mut another = proxy.client();
+    assert_eq!(another.one("SELECT 1"), "1");
     // What comes together with the request is not encrypted, and may be somebody else's.
     let mut smuggled = SSL_REQUEST.to_vec();
     smuggled.extend(startup(&[("user", "app")]));

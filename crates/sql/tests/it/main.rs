@@ -1,6 +1,7 @@
 //! The proxy against real PostgreSQL servers, with a stand-in for the member beside it.
 
 mod astray;
+mod balancing;
 mod cancelling;
 mod certificates;
 mod closing;
@@ -24,8 +25,11 @@ mod postgres;
 mod prepared;
 mod proxy;
 mod reload;
+mod replication;
 mod settings;
 mod slow;
 mod splitting;
 mod suspicion;
+mod timeouts;
+mod vanishing;
 mod wire;

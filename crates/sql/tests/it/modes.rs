@@ -41,6 +41,11 @@ fn a_transaction_is_refused_where_statements_are_pooled() {
     let failure = outcome(&one.until_ready()).unwrap_err();
     assert_eq!((failure.severity.as_str(), failure.code.as_str()), ("FATAL", "25001"));
     assert_eq!(two.one("SELECT 1"), "1");
+    // What is set follows and does not leak, as in the other modes.
+    let mut one = proxy.client();
+    one.ok("SET default_transaction_read_only = on");
+    assert_eq!(two.one("SHOW default_transaction_read_only"), "off");
+    assert_eq!(one.one("SHOW default_transaction_read_only"), "on");
 }
 
 #[test]

@@ -102,6 +102,7 @@ timezone = 'UTC'
 log_statement = 'all'
 log_line_prefix = '%m [%p] '
 max_prepared_transactions = 2
+wal_level = logical
 hot_standby_feedback = on
 ";
 

@@ -161,6 +161,11 @@ fn more_statements_than_a_server_keeps() {
         assert_eq!(value(one.run(&format!("s{n}"), &[])), n.to_string());
     }
     assert!(one.one("SELECT count(*) FROM pg_prepared_statements").parse::<u32>().unwrap() <= 200);
+    // What the proxy closes in between is answered to nobody, and what the client closes is.
+    let messages =
+        one.parse("new", "SELECT 'new'").close(b'S', "s249").bind("", "new", &[]).execute("").sync().go();
+    assert_eq!(kinds(&messages), "132DCZ");
+    one.close(b'S', "new").parse("s249", "SELECT 249").sync().go();
     // An error before it has the server skip what the proxy puts in between: closing the oldest, preparing another.
     one.bind("", "none", &[]).bind("", "s5", &[]).execute("").sync();
     assert_eq!(kinds(&one.go()), "EZ");
@@ -289,4 +294,44 @@ fn a_name_may_be_as_long_as_postgresql_takes_it() {
     let pid = one.one("SELECT pg_backend_pid()");
     assert_eq!(code(outcome(&one.describe(b'S', &"a".repeat(20_000)).sync().go())), "08P01");
     assert_eq!(proxy.client().one("SELECT pg_backend_pid()"), pid);
+}
+
+/// The settings that the client wants are made on the server in between.
+#[test]
+fn what_is_long_is_prepared_on_a_server_with_other_settings() {
+    let proxy = Proxy::new();
+    let (mut one, mut two) = (proxy.client(), proxy.client());
+    one.ok("SET work_mem = '5MB'");
+    let long = "1".repeat(100_000);
+    for bytes in [8_000, 16_379, 16_380, 40_000, 100_000] {
+        two.ok("SELECT 1");
+        let text = &long[..bytes];
+        let sql = format!("SELECT '{text}' || $1 || current_setting('work_mem')");
+        one.parse("s", &sql).bind("", "s", &[text]).execute("").close(b'S', "s").sync();
+        let messages = one.go();
+        assert_eq!(kinds(&messages), "12DC3Z", "{bytes}");
+        assert_eq!(value(outcome(&messages)).len(), 2 * bytes + 3);
+    }
+    assert_eq!(two.one("SHOW work_mem"), "4MB");
+}
+
+#[test]
+fn the_console_counts_what_is_prepared_and_bound() {
+    let proxy = Proxy::of_size(2);
+    let (mut one, mut two) = (proxy.client(), proxy.client());
+    one.parse("a", "SELECT 1").sync().go();
+    for _ in 0..3 {
+        one.run("a", &[]).unwrap();
+    }
+    two.ok("BEGIN");
+    two.ok("SELECT 2");
+    // It is made on the other server, and found on this one.
+    one.run("a", &[]).unwrap();
+    two.parse("b", "SELECT 1").sync().go();
+    two.run("b", &[]).unwrap();
+    let stats = proxy.boss("mainstay").table("SHOW STATS");
+    let stats = stats.iter().find(|row| row["database"] == "app").unwrap();
+    let counts = ["total_client_parse_count", "total_server_parse_count", "total_bind_count"]
+        .map(|name| &*stats[name]);
+    assert_eq!(counts, ["2", "2", "5"]);
 }

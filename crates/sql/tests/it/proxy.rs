@@ -48,7 +48,8 @@ impl Proxy {
         Proxy::prepared(postgres, settings, |_, _| {})
     }
 
-    /// `prepare` changes files and the member's answers before the proxy begins.
+    /// `prepare` changes files and the member's answers before the proxy begins. Of the addresses that are given the readers' is
+    /// taken, if it is one: all else is on loopback.
     pub(crate) fn prepared(
         postgres: Arc<Postgres>,
         mut settings: Settings,
@@ -58,7 +59,9 @@ impl Proxy {
         let member = Member::new(&scratch.0, &postgres);
         let (port, readonly_port) = (free_port(), free_port());
         settings.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        settings.listen_readonly = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, readonly_port)));
+        let readonly = settings.listen_readonly.map(|address| address.ip());
+        let readonly = readonly.filter(|ip| !ip.is_unspecified()).unwrap_or(Ipv4Addr::LOCALHOST.into());
+        settings.listen_readonly = Some(SocketAddr::new(readonly, readonly_port));
         let paths = Paths {
             source: Source::Member(member.socket.clone()),
             certificate: scratch.0.join("server.crt"),

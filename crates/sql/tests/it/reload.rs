@@ -70,6 +70,20 @@ fn the_mode_of_a_pool_changes_for_those_who_are_there() {
 }
 
 #[test]
+fn rules_hold_for_those_who_come_later() {
+    let (proxy, before) = begun();
+    let mut client = proxy.client();
+    let connect = || proxy.try_connect(&[("user", "app"), ("database", "app")], "secret");
+    let hba = vec!["hostssl all app all scram-sha-256".parse().unwrap()];
+    let answer = reload(&proxy, &Settings { hba, ..before.clone() });
+    assert_eq!(answer["reloaded"]["changed"], serde_json::json!(["hba"]));
+    assert_eq!(connect().err().unwrap().code, "28000");
+    assert_eq!(client.one("SELECT 1"), "1");
+    reload(&proxy, &before);
+    assert!(connect().is_ok());
+}
+
+#[test]
 fn settings_that_cannot_be_read_change_nothing() {
     let (proxy, before) = begun();
     assert!(proxy.order("RELOAD {}")["failed"].as_str().unwrap().contains("cannot be read"));

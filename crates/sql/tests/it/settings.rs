@@ -110,6 +110,30 @@ fn several_statements_at_once_are_looked_into() {
     assert_eq!(two.one("SELECT coalesce(current_setting('my.tenant', true), '')"), "");
     assert_eq!(two.one("SHOW work_mem"), "4MB");
     assert_eq!(one.one("SHOW my.tenant"), "4");
+    one.ok("BEGIN; COMMIT; SET statement_timeout = 7777");
+    one.ok("BEGIN; SET LOCAL work_mem = '6MB'; COMMIT");
+    assert_eq!(two.one("SHOW statement_timeout"), "0");
+    assert_eq!(
+        (one.one("SHOW statement_timeout"), one.one("SHOW work_mem")),
+        ("7777ms".into(), "5MB".into())
+    );
+}
+
+/// Neither what another one sets nor what it prepares by SQL takes a statement of the protocol away.
+#[test]
+fn what_is_cleaned_up_leaves_prepared_statements() {
+    let proxy = Proxy::new();
+    let mut one = proxy.client();
+    one.parse("s", "SELECT 'mine'").sync().go();
+    for leaves in ["SET default_transaction_read_only = on", "PREPARE of_sql AS SELECT 2", "SET ROLE other"] {
+        let mut two = proxy.client();
+        two.ok(leaves);
+        drop(two);
+        assert_eq!(one.run("s", &[]).unwrap()[0][0].as_deref(), Some("mine"), "{leaves}");
+        assert_eq!(one.one("SELECT current_user || current_setting('transaction_read_only')"), "appoff");
+    }
+    // The name is free again.
+    proxy.client().ok("PREPARE of_sql AS SELECT 3");
 }
 
 /// Only the beginning of a long text was looked at, so that what stood behind it went to the next client.

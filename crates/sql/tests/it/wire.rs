@@ -1,7 +1,7 @@
 //! A client that speaks the protocol message by message, for what no driver does.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -85,7 +85,11 @@ impl Wire {
     }
 
     pub(crate) fn tcp(port: u16) -> io::Result<Wire> {
-        let stream = TcpStream::connect(("127.0.0.1", port))?;
+        Wire::at((Ipv4Addr::LOCALHOST, port).into())
+    }
+
+    pub(crate) fn at(address: SocketAddr) -> io::Result<Wire> {
+        let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;

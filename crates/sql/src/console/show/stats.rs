@@ -30,6 +30,7 @@ pub(super) const STATS: &[&str] = &[
     "avg_client_parse_count",
     "avg_server_parse_count",
     "avg_bind_count",
+    "total_client_login_count",
     "total_servers_lost",
 ];
 pub(super) const STATS_TOTALS: &[&str] = &[
@@ -77,7 +78,7 @@ pub(super) fn averages(During { counted, length }: During) -> Vec<u64> {
 pub(super) fn stats(totals: Totals, recent: During) -> Vec<u64> {
     let mut row = counts(totals);
     row.extend(averages(recent));
-    row.push(totals.lost);
+    row.extend([totals.logins, totals.lost]);
     row
 }
 
