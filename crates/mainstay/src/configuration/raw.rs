@@ -103,6 +103,7 @@ pub(super) struct SqlProxy {
     pub(super) server_idle_timeout: Option<Spanned<String>>,
     pub(super) server_lifetime: Option<Spanned<String>>,
     pub(super) client_idle_timeout: Option<Spanned<String>>,
+    pub(super) client_tcp_user_timeout: Option<Spanned<String>>,
     pub(super) idle_transaction_timeout: Option<Spanned<String>>,
     pub(super) transaction_timeout: Option<Spanned<String>>,
     pub(super) query_timeout: Option<Spanned<String>>,

@@ -181,6 +181,11 @@ fn with_times(raw: &raw::SqlProxy, default: Settings) -> Checked<Settings> {
             default.server_idle_timeout,
         )?,
         server_lifetime: time("server_lifetime", &raw.server_lifetime, default.server_lifetime)?,
+        client_tcp_user_timeout: time(
+            "client_tcp_user_timeout",
+            &raw.client_tcp_user_timeout,
+            default.client_tcp_user_timeout,
+        )?,
         client_idle_timeout: time(
             "client_idle_timeout",
             &raw.client_idle_timeout,
