@@ -12,27 +12,25 @@ use crate::silence::Diagnosis;
 use crate::snapshot::Addresses;
 use crate::worker::{Activity, Worker};
 
+/// How fine timeouts are.
+pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+
 /// Looks for connections whose other side is gone with its machine.
 pub(crate) struct Watch {
     diagnosis: Diagnosis,
-    /// When it has looked last.
-    servers: Cell<Instant>,
-    clients: Cell<Instant>,
+    turn: Cell<usize>,
 }
 
 impl Watch {
     pub(crate) fn new() -> Watch {
-        let now = Instant::now();
-        Watch { diagnosis: Diagnosis::new(), servers: Cell::new(now), clients: Cell::new(now) }
+        Watch { diagnosis: Diagnosis::new(), turn: Cell::new(0) }
     }
 
-    /// A few times within `silence`: each look costs the kernel a little for every connection.
-    fn is_due(looked: &Cell<Instant>, silence: Duration, now: Instant) -> bool {
-        let is_due = !silence.is_zero() && now.duration_since(looked.get()) >= silence / 8;
-        if is_due {
-            looked.set(now);
-        }
-        is_due
+    /// Whether a connection of this number is looked at now: each is eight times within `silence`, and of thousands a few at once.
+    fn is_turn_of(&self, number: usize, silence: Duration) -> bool {
+        let turns = (silence / 8).as_millis() / SWEEP_INTERVAL.as_millis();
+        let turns = usize::try_from(turns).unwrap_or(usize::MAX).max(1);
+        self.turn.get() % turns == number % turns
     }
 }
 
@@ -45,24 +43,30 @@ impl Worker {
         self.forget_unused();
         self.sweep_clients(now);
         self.end_doubtful(now);
-        self.end_silent(now);
+        self.end_silent();
     }
 
-    fn end_silent(&self, now: Instant) {
+    fn end_silent(&self) {
         let watch = &self.watch;
-        if Watch::is_due(&watch.servers, SERVER_SILENCE, now) {
+        watch.turn.set(watch.turn.get().wrapping_add(1));
+        if watch.is_turn_of(0, SERVER_SILENCE) {
             let is_silent = |backend: &Backend| {
                 matches!(backend.place, Place::Tcp(_))
                     && watch.diagnosis.is_silent(&Addresses::of(backend.descriptor), SERVER_SILENCE)
             };
             self.pools().iter().for_each(|pool| pool.end_if(is_silent, "its machine does not answer"));
         }
-        let silence = self.settings().client_tcp_user_timeout;
-        if Watch::is_due(&watch.clients, silence, now) {
-            for entry in self.clients() {
-                if watch.diagnosis.is_silent(&Addresses::of(entry.descriptor), silence) {
-                    entry.abandon();
-                }
+        let (silence, workers) = (self.settings().client_tcp_user_timeout, self.shared.crew.size());
+        if silence.is_zero() {
+            return;
+        }
+        for entry in self.clients() {
+            // The worker's own number is in it.
+            let number = usize::try_from(entry.pid).unwrap_or_default() / workers.max(1);
+            if watch.is_turn_of(number, silence)
+                && watch.diagnosis.is_silent(&Addresses::of(entry.descriptor), silence)
+            {
+                entry.abandon();
             }
         }
     }

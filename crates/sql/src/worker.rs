@@ -26,7 +26,7 @@ use crate::session_settings::SessionSettings;
 use crate::settings::Settings;
 use crate::source::Source;
 use crate::statements::Statements;
-use crate::sweep::Watch;
+use crate::sweep::{SWEEP_INTERVAL, Watch};
 
 pub(crate) use crate::client::{Activity, ClientEntry};
 
@@ -336,9 +336,6 @@ impl Worker {
         self.clients.borrow().values().filter(is_counted).count()
     }
 }
-
-/// How fine timeouts are.
-const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Counts one client of the process for as long as it lives.
 pub(crate) struct Counted(Arc<AtomicUsize>);
