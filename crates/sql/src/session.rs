@@ -215,7 +215,8 @@ impl Session {
         }
         // Whoever ended the session has said why.
         let told = self.entry.ended.take().or(told);
-        if let Some(report) = told {
+        // In the middle of a message it would be taken for a part of that.
+        if let Some(report) = told.filter(|_| self.passing_back == 0) {
             let mut message = Vec::new();
             report.push(&mut message);
             self.client.queue(&message);
