@@ -288,10 +288,11 @@ impl Postgres {
     }
 }
 
-/// Ends the server of `directory` when this process ends: a thread that outlives the tests may hold the last of it, and nothing is
-/// dropped then. Its standard input tells it.
+/// Ends the server of `directory` when this process ends, and removes it: a thread that outlives the tests may hold the last of it,
+/// and nothing is dropped then. Its standard input tells it.
 fn watchdog(directory: &std::path::Path) -> Child {
-    const WATCH: &str = "read -r _; pid=$(head -n 1 \"$0/data/postmaster.pid\" 2>/dev/null) && kill -QUIT \"$pid\" 2>/dev/null";
+    const WATCH: &str = "read -r _; pid=$(head -n 1 \"$0/data/postmaster.pid\") && kill -QUIT \"$pid\" || exit; \
+                         while kill -0 \"$pid\"; do sleep 0.1; done; rm -rf \"$0\"";
     let mut command = Command::new("sh");
     command.args(["-c", WATCH]).arg(directory).stdin(Stdio::piped());
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
