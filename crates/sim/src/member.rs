@@ -179,6 +179,7 @@ impl World {
             upkeep: None,
             restart: RestartNeed { known: true, ..RestartNeed::default() },
             stopped_for: None,
+            addresses_until: None,
             failures: Vec::new(),
         }
     }
