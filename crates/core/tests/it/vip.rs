@@ -57,6 +57,7 @@ fn after_a_holder_that_fell_silent_the_network_is_asked() {
     grant(&mut record, &member("m2"));
     let cause = EndCause::NotOpened { why: "it died".to_owned() };
     apply(&mut record, Command::End { epoch: Epoch(2), cause });
+    ["m1", "m2", "m3"].iter().for_each(|name| report(&mut record, &member(name), END));
     grant(&mut record, &member("m3"));
     assert!(claim(&seen_by(&record, &member("m3"), NOW)).unwrap().careful);
 }
