@@ -262,7 +262,7 @@ impl Facts {
             upkeep: upkeep.cloned(),
             restart: self.restart_need(),
             stopped_for: self.stopped_for,
-            // This member holds no virtual address yet.
+            // The main loop knows.
             addresses_until: None,
             failures: self.failures.clone(),
         }
