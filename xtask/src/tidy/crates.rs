@@ -58,7 +58,7 @@ const CRATES: &[Row] = &[
     Row { name: "mainstay-model", may_use: &["mainstay-core"], is_pure: true },
     Row {
         name: "mainstay-lab",
-        may_use: &["mainstay-core", "mainstay-net", "mainstay-pgwire", "mainstay-postgres"],
+        may_use: &["mainstay-core", "mainstay-net", "mainstay-pgwire", "mainstay-postgres", "mainstay-vip"],
         is_pure: false,
     },
     Row { name: "xtask", may_use: &[], is_pure: false },
