@@ -23,7 +23,11 @@ use crate::tally::Outcome;
 const CONNECT_PATIENCE: Duration = Duration::from_millis(200);
 
 pub(super) fn through(cluster: &Cluster) -> Through {
-    if cluster.plan.sql_proxy { Through::SqlProxy } else { Through::Postgres }
+    match (cluster.plan.sql_proxy, cluster.plan.vip) {
+        (true, _) => Through::SqlProxy,
+        (false, true) => Through::VirtualAddress,
+        (false, false) => Through::Postgres,
+    }
 }
 
 /// Through proxies those of the standbys come first: what happens to the primary's machine then happens to a server of
