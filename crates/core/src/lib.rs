@@ -15,6 +15,7 @@ pub mod reason;
 pub mod record;
 pub mod sync;
 pub mod view;
+pub mod vip;
 pub mod vocabulary;
 
 pub use vocabulary::{Epoch, Incarnation, Lsn, MemberId, Now, Timeline};

@@ -29,6 +29,7 @@ pub enum Mutant {
     StrayPrimaryTolerated,
     OldEpochTolerated,
     LeaseKept,
+    AddressesKept,
     FailedOpeningKept,
     ReportBeforeSeal,
     RecordNotRead,

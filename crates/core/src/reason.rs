@@ -23,6 +23,7 @@ pub enum Reason {
     Killing { why: Kill },
     EpochEnded { epoch: Epoch, cause: EndCause },
     LeaseRunOut { epoch: Epoch, voters: Vec<MemberId> },
+    LettingAddressesGo { epoch: Epoch },
     GrantTooLate { epoch: Epoch },
     Opening { epoch: Epoch, timeline: Timeline },
     OpeningFailed { epoch: Epoch, error: String },
@@ -132,6 +133,9 @@ impl Reason {
             }
             Reason::WaitingForOpening { epoch, holder } => {
                 write!(f, "epoch {epoch} is granted to {holder}, which is being promoted")
+            }
+            Reason::LettingAddressesGo { epoch } => {
+                write!(f, "ending epoch {epoch} once the virtual addresses are gone from here")
             }
             Reason::ReadingRecord { epoch } => write!(f, "making sure that epoch {epoch} is the newest"),
             Reason::WaitingForSource { member, what } => write!(f, "waiting for {member}: {what}"),

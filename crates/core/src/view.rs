@@ -64,6 +64,10 @@ pub struct View {
     /// The restart and the number of the turn for which this process has stopped its standby.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped_for: Option<(u64, u64)>,
+    /// Until when an address that follows the lease of the record's epoch, or of an older one, may be on this machine; `None`:
+    /// none is, nor will be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addresses_until: Option<Now>,
     /// Why work of this kind last failed, since the last time it succeeded.
     pub failures: Vec<Failure>,
 }

@@ -45,4 +45,4 @@ pub use leftovers::{LeftoversError, kill_leftovers, leftovers};
 pub use protocol::{
     ArmedStatus, Cause, Exit, PROTOCOL, Phase, Pid, Refusal, Remaining, Role, RunAs, Start, Status, StopMode,
 };
-pub use spawn::spawn;
+pub use spawn::{spawn, spawn_reading};

@@ -19,10 +19,23 @@ use nix::unistd::setsid;
 /// # Errors
 /// The log file cannot be opened, or the program cannot be executed.
 pub fn spawn<A: AsRef<OsStr>>(program: &Path, arguments: &[A], log_file: &Path) -> io::Result<Child> {
+    spawn_reading(program, arguments, log_file, Stdio::null())
+}
+
+/// The same, reading from `input`.
+///
+/// # Errors
+/// As [`spawn`].
+pub fn spawn_reading<A: AsRef<OsStr>>(
+    program: &Path,
+    arguments: &[A],
+    log_file: &Path,
+    input: Stdio,
+) -> io::Result<Child> {
     let log = OpenOptions::new().append(true).create(true).mode(0o600).open(log_file)?;
     let mut command = Command::new(program);
     command.args(arguments).current_dir("/");
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    command.stdin(input).stdout(log.try_clone()?).stderr(log);
     // SAFETY: between fork and exec of a process with threads only calls that are safe in signal handlers are allowed;
     // these are plain system calls.
     unsafe {

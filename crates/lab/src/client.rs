@@ -24,6 +24,8 @@ use crate::tally::{Attempt, History, Outcome};
 const INTERVAL: Duration = Duration::from_millis(10);
 /// The client's own limits, as an application would have them.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
+/// On the same segment who is there answers at once.
+const SEGMENT_PATIENCE: Duration = Duration::from_millis(250);
 const STATEMENT_PATIENCE: Duration = Duration::from_secs(2);
 /// Through a proxy: it holds both while there is no primary.
 const PROXY_PATIENCE: Duration = Duration::from_secs(10);
@@ -33,6 +35,8 @@ const PROXY_PATIENCE: Duration = Duration::from_secs(10);
 pub enum Through {
     Postgres,
     SqlProxy,
+    /// One address that moves: it is tried again soon, as a connection that was begun before the move waits for a second.
+    VirtualAddress,
 }
 
 /// A client at work; it stops when dropped.
@@ -192,7 +196,9 @@ impl Work {
 
     async fn connect(&mut self) -> Result<Session, String> {
         let mut last = "no server".to_owned();
-        let patience = self.patience(CONNECT_PATIENCE);
+        let connect =
+            if self.through == Through::VirtualAddress { SEGMENT_PATIENCE } else { CONNECT_PATIENCE };
+        let patience = self.patience(connect);
         for place in 0..self.servers.len() {
             let attempt = tokio::time::timeout(patience, writable(&self.servers[place])).await;
             match attempt {

@@ -43,6 +43,8 @@ pub struct Plan {
     pub spares: u8,
     /// Whether every data member runs a SQL proxy, and clients come through these.
     pub sql_proxy: bool,
+    /// Whether there is a virtual address, and clients come by it.
+    pub vip: bool,
 }
 
 impl Plan {
@@ -57,6 +59,7 @@ impl Plan {
             founded: false,
             spares: 0,
             sql_proxy: false,
+            vip: false,
         }
     }
 
@@ -105,6 +108,12 @@ impl Site {
 /// The application's password: the SQL proxies ask for it, wherever the client is.
 pub fn application_password(cluster: &str) -> String {
     format!("application-of-{cluster}")
+}
+
+/// The lab's virtual address, in the network of the members.
+pub fn virtual_address(member: Ipv4Addr) -> Ipv4Addr {
+    let [a, b, c, _] = member.octets();
+    Ipv4Addr::new(a, b, c, 200)
 }
 
 /// The machines of `plan` below `base`: m1, m2, …, also for the spare ones, and w1, w2, … for the witnesses.
@@ -198,6 +207,9 @@ fn configuration(
     if plan.sql_proxy && !own.is_witness {
         // More than by default, for the bench.
         text.push_str("\n[sql_proxy]\nmax_client_conn = 100000\n");
+    }
+    if plan.vip && !own.is_witness {
+        let _ = write!(text, "\n[[vip]]\naddress = \"{}\"\n", virtual_address(own.address));
     }
     for (site, key) in sites.iter().zip(keys) {
         let address = site.address;

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks to its caller")]
 
+pub mod addresses;
 pub mod bench;
 pub mod cells;
 pub mod check;

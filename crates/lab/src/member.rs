@@ -174,7 +174,7 @@ impl Member {
             all.sort_by_key(|process| match process.kind {
                 Kind::Member => 0,
                 Kind::Guard => 1,
-                Kind::SqlProxy | Kind::Postgres | Kind::Other => 2,
+                Kind::SqlProxy | Kind::Vip | Kind::Postgres | Kind::Other => 2,
             });
             process::signal(all.iter().map(|process| process.pid), Signal::SIGKILL)?;
             if clock::now().since(begun) > KILL_PATIENCE {

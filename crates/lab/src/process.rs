@@ -14,6 +14,8 @@ pub enum Kind {
     Member,
     Guard,
     SqlProxy,
+    /// It holds the virtual addresses.
+    Vip,
     Postgres,
     /// pg_basebackup, pg_rewind and their like.
     Other,
@@ -57,6 +59,7 @@ fn kind_of(pid: i32) -> Kind {
                 Some(b"run") => Kind::Member,
                 Some(b"guard") => Kind::Guard,
                 Some(b"sql-proxy") => Kind::SqlProxy,
+                Some(b"vip") => Kind::Vip,
                 _ => Kind::Other,
             }
         }

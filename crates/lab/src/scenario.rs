@@ -1,5 +1,6 @@
 //! Scenarios: one story in one file, in words that an operator uses.
 
+mod addressed;
 pub mod expect;
 pub mod grow;
 pub mod parse;
@@ -206,6 +207,22 @@ pub enum Expectation {
         of: Target,
         within: Duration,
     },
+    /// The member has the virtual address.
+    AddressAt {
+        who: Target,
+        within: Duration,
+    },
+    /// Since the last event the member's kernel has no virtual address any more.
+    AddressLeft {
+        who: Target,
+        within: Duration,
+    },
+    /// The longest time without a holder since the last event.
+    AddressGap {
+        below: Duration,
+    },
+    /// At no moment since the story began two members had it.
+    OneAddressHolder,
     /// Commits are acknowledged by the primary alone.
     Alone {
         within: Duration,

@@ -10,6 +10,7 @@ pub(crate) mod operate;
 mod shared;
 mod sql;
 mod sql_proxy;
+mod vip;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -33,6 +34,7 @@ pub(crate) use operate::{HealOptions, HitOptions, ThawOptions};
 pub(crate) use shared::{ConfigOptions, SharedByVerbs, SharedOptions};
 pub(crate) use sql::{SqlOrderOptions, SqlStatusOptions, SqlVerb};
 pub(crate) use sql_proxy::SqlProxyOptions;
+pub(crate) use vip::VipVerb;
 
 /// Keeps a PostgreSQL-backed application up on three machines, or on two and a witness.
 #[derive(Debug, Parser)]
@@ -148,6 +150,9 @@ pub(crate) enum Verb {
     /// Show how a member's SQL proxy does, and halt it for a while
     #[command(subcommand, after_help = "Example: mainstay sql status\n         mainstay sql pause app")]
     Sql(SqlVerb),
+    /// Show the virtual addresses
+    #[command(subcommand, after_help = "Example: mainstay vip status")]
+    Vip(VipVerb),
     /// Show what Mainstay and PostgreSQL have logged on all members, by time
     #[command(
         after_help = "Also while members are down: they are named on standard error.\nExample: mainstay logs --since 10m\n         mainstay logs m2 --follow"

@@ -33,3 +33,4 @@ pub(crate) mod support;
 pub(crate) mod switchover;
 pub(crate) mod uninstall;
 pub(crate) mod verify;
+pub(crate) mod vip;

@@ -93,8 +93,8 @@ fn parse_with_proxy(
         std::path::absolute(file.parent().unwrap_or(Path::new("."))).unwrap_or_else(|_| PathBuf::from("/"));
     let (mut configuration, settings) = check::check(raw, &base)
         .map_err(|problem| error(line_of(text, problem.span.as_ref()), problem.message))?;
+    configuration.file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     configuration.sql_proxy = settings.as_ref().map(|settings| SqlProxy {
-        file: std::path::absolute(file).unwrap_or_else(|_| file.to_owned()),
         settings: serde_json::to_string(settings).unwrap_or_default(),
         identity: settings.identity(),
         listen: settings.listen,

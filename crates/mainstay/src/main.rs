@@ -21,7 +21,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use cli::{Cli, Verb};
+use cli::{Cli, Verb, VipVerb};
 
 /// The command was understood and could not be carried out.
 const FAILED: u8 = 1;
@@ -56,6 +56,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Guard(options) => commands::guard::run(&options),
         // It makes runtimes of its own, after it has become PostgreSQL's user.
         Verb::SqlProxy(options) => commands::sql_proxy::run(&options),
+        // One thread, which gives up what it may do.
+        Verb::Vip(VipVerb::Hold(options)) => commands::vip::hold(&options),
         Verb::Decide(options) => commands::decide::run(&options),
         Verb::Completions(options) => commands::completions::run(&options),
         Verb::Man(options) => commands::man::run(&options),
@@ -98,6 +100,7 @@ async fn run_async(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Restart(options) => commands::restart::run(&options).await,
         Verb::Reload(options) => commands::reload::run(&options).await,
         Verb::Sql(verb) => commands::sql::run(&verb).await,
+        Verb::Vip(VipVerb::Status(options)) => commands::vip::status(&options).await,
         Verb::Logs(options) => commands::logs::run(&options).await,
         Verb::Support(options) => commands::support::run(&options).await,
         Verb::Psql(options) => commands::psql::run(&options).await,
@@ -106,6 +109,7 @@ async fn run_async(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::AfterStop(options) => commands::after_stop::run(&options).await,
         Verb::Guard(_)
         | Verb::SqlProxy(_)
+        | Verb::Vip(VipVerb::Hold(_))
         | Verb::Decide(_)
         | Verb::Thaw(_)
         | Verb::Heal(_)

@@ -6,7 +6,7 @@ use mainstay_guard::{ClientError, GuardClient, GuardEvent, StopMode};
 
 use crate::clock;
 use crate::configuration::Configuration;
-use crate::sql_proxy;
+use crate::{sql_proxy, vip};
 
 /// How long PostgreSQL may take to stop before it is killed: as long as when the member stops it.
 const STOP_PATIENCE_MS: u64 = 10_000;
@@ -18,6 +18,7 @@ const EMPTY_PATIENCE: Duration = Duration::from_millis(STOP_PATIENCE_MS + 3_000)
 /// # Errors
 /// A guard is there and does not do as it is told.
 pub async fn stop_what_is_left(configuration: &Configuration) -> Result<bool, ClientError> {
+    vip::end_running(configuration).await;
     sql_proxy::end(configuration).await;
     let directory = configuration.directory.join("guard");
     let (guard, mut events, _) = match GuardClient::connect(&directory, clock::now().0).await {

@@ -102,6 +102,7 @@ pub fn server_names(configuration: &Configuration) -> Vec<String> {
     let mut names = vec![configuration.me.to_string()];
     names.extend(own.postgres.map(|address| address.ip().to_string()));
     names.extend(configuration.server_names.iter().cloned());
+    names.extend(configuration.addresses.iter().map(|rule| rule.address.to_string()));
     names.sort();
     names.dedup();
     names

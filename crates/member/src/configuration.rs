@@ -10,11 +10,14 @@ use std::time::Duration;
 use mainstay_core::MemberId;
 use mainstay_core::record::{Command, Kind, Member, OnCrash, Settings};
 use mainstay_postgres::application::WantedDatabase;
+use mainstay_vip::Rule;
 
 use crate::hooks::Hooks;
 
 #[derive(Clone, Debug)]
 pub struct Configuration {
+    /// The file that it stands in, absolute.
+    pub file: PathBuf,
     /// The name of the cluster, part of every handshake between members.
     pub cluster: String,
     pub me: MemberId,
@@ -32,6 +35,8 @@ pub struct Configuration {
     pub members: BTreeMap<MemberId, MemberRow>,
     /// Programs that are told of a change of role.
     pub hooks: Hooks,
+    /// Virtual addresses that this machine may hold.
+    pub addresses: Vec<Rule>,
     /// What its SQL proxy is told; `None`: it runs none.
     pub sql_proxy: Option<SqlProxy>,
     /// How often the primary verifies the cluster; `None`: not by itself.
@@ -70,8 +75,6 @@ pub struct Postgresql {
 /// The SQL proxy beside the member, a process of its own that reads its settings from the same file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SqlProxy {
-    /// The member's configuration file, absolute.
-    pub file: PathBuf,
     /// All settings, as it reads them when they are changed while it runs.
     pub settings: String,
     /// What of them only a new process takes: one that runs with others is started anew.

@@ -262,6 +262,8 @@ impl Facts {
             upkeep: upkeep.cloned(),
             restart: self.restart_need(),
             stopped_for: self.stopped_for,
+            // The main loop knows.
+            addresses_until: None,
             failures: self.failures.clone(),
         }
     }

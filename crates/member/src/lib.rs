@@ -48,6 +48,7 @@ pub mod sql_proxy;
 mod start;
 pub mod status;
 mod verify;
+pub mod vip;
 mod work;
 
 pub use adopt::{adopt, found_with};

@@ -32,6 +32,7 @@ use crate::promise::Promises;
 use crate::record_machine::RecordMachine;
 use crate::roster::Roster;
 use crate::sql_proxy::SqlProxy;
+use crate::vip::Addresses;
 
 pub(crate) use parameters::{Accepted, FIRST, FilePart, merged};
 
@@ -78,6 +79,7 @@ pub(crate) struct Machinery {
     pub(crate) progress: Headway,
     pub(crate) handing_over: HandingOver,
     pub(crate) sql_proxy: SqlProxy,
+    pub(crate) vip: Addresses,
     pub(crate) own_key: Arc<OwnKey>,
     generation: AtomicU64,
     /// The newest generation that a piece of work has written; those that change parameters alone are not counted.
@@ -131,6 +133,7 @@ impl Machinery {
             progress: Headway::default(),
             handing_over: HandingOver::default(),
             sql_proxy: SqlProxy::default(),
+            vip: Addresses::default(),
             own_key: Arc::new(own_key),
             generation,
             work_generation: AtomicU64::new(0),

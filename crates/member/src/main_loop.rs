@@ -1,6 +1,8 @@
 //! The member's one loop: facts come in, the core decides, actions go out.
 
+mod addresses;
 mod change;
+mod directory;
 mod members;
 mod perform;
 mod stop;
@@ -11,25 +13,24 @@ use std::time::Duration;
 use mainstay_core::action::Job;
 use mainstay_core::decide::{Decision, Memory, decide};
 use mainstay_core::record::{Applied, Command, Invitation, Record};
-use mainstay_core::view::{Directory, Upstream, View};
+use mainstay_core::view::{Directory, View};
 use mainstay_core::{Epoch, Incarnation, MemberId, Now};
 use mainstay_net::LeftBehindBy;
-use mainstay_postgres::directory::{self, DirectoryState};
 use mainstay_store::{RaftStore, Snapshot};
 use tokio::sync::{mpsc, watch};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::clock;
 use crate::configure::Configured;
 use crate::explain::Explanations;
-use crate::facts::{Facts, incarnation_of};
+use crate::facts::Facts;
 use crate::gossip::{self, NewerRoster};
 use crate::guard_link::GuardState;
 use crate::health::Signs;
 use crate::heartbeat::Heartbeat;
 use crate::hooks::Hook;
 use crate::lease::{LeaseState, LeaseThread};
-use crate::machinery::{Machinery, blocking};
+use crate::machinery::Machinery;
 use crate::network::Links;
 use crate::observe::{Sql, Wanted};
 use crate::propose::Proposer;
@@ -37,7 +38,10 @@ use crate::record_machine::RecordMachine;
 use crate::report::{self, Constants};
 use crate::roster::Roster;
 use crate::status::{Gossip, Role, Status};
+use crate::vip;
 use crate::work::{Finished, Lane};
+pub(crate) use addresses::Addresses;
+pub(crate) use directory::DirectoryLook;
 
 /// Decisions are made on every event, and at least this often.
 const TICK: Duration = Duration::from_millis(100);
@@ -69,13 +73,6 @@ pub(crate) enum Event {
     },
 }
 
-/// What a look at the data directory and the files beside it has found.
-pub(crate) struct DirectoryLook {
-    directory: Directory,
-    upstream: Option<Upstream>,
-    gate_open: bool,
-}
-
 /// The loop's watched facts.
 pub(crate) struct Watched {
     pub(crate) record: watch::Receiver<Arc<Snapshot<RecordMachine>>>,
@@ -86,6 +83,7 @@ pub(crate) struct Watched {
     pub(crate) configured: watch::Receiver<Arc<Configured>>,
     pub(crate) left_behind: watch::Receiver<Option<LeftBehindBy>>,
     pub(crate) handing_over: watch::Receiver<Option<Epoch>>,
+    pub(crate) addresses: watch::Receiver<vip::Seen>,
 }
 
 pub(crate) struct MainLoop {
@@ -109,6 +107,7 @@ pub(crate) struct MainLoop {
     pub(crate) explanations: Arc<Mutex<Explanations>>,
     pub(crate) first_invitations: Vec<Invitation>,
     pub(crate) under_way: UnderWay,
+    pub(crate) addresses: Addresses,
     pub(crate) hook: Hook,
     pub(crate) verified: crate::verify::Seen,
 }
@@ -168,6 +167,7 @@ impl MainLoop {
                 Ok(()) = watched.guard.changed() => None,
                 Ok(()) = watched.lease.changed() => None,
                 Ok(()) = watched.handing_over.changed() => None,
+                Ok(()) = watched.addresses.changed() => None,
                 Ok(()) = watched.record.changed() => None,
                 Ok(()) = watched.sql.changed() => None,
                 Ok(()) = watched.health.changed() => None,
@@ -203,6 +203,7 @@ impl MainLoop {
         match event {
             Event::Gossip(from, gossip) => {
                 self.tell_roster(&from, gossip.state.ids_given);
+                self.addresses.heard(&from, &gossip.card.addresses, clock::now());
                 self.facts.peers.insert(from, (clock::now(), *gossip));
             }
             Event::Roster(newer) => self.hear_roster(newer),
@@ -234,23 +235,6 @@ impl MainLoop {
         false
     }
 
-    fn take_directory(&mut self, look: DirectoryLook) {
-        if let Directory::Foreign { why } = &look.directory
-            && self.facts.directory != look.directory
-        {
-            warn!("the data directory is left alone: {why}");
-        }
-        self.facts.directory = look.directory;
-        self.incarnation.send_replace(self.facts.incarnation());
-        self.facts.upstream = look.upstream;
-        // Each opening shuts the gate first, so one found open by a member that has just started was opened for the
-        // epoch that the server is open under.
-        let opened = self.facts.guard.status.as_ref().and_then(|status| status.opened).map(Epoch);
-        if !std::mem::replace(&mut self.under_way.gate_was_looked_at, true) && look.gate_open {
-            self.facts.gate_open = opened;
-        }
-    }
-
     fn take_watched(&mut self, watched: &mut Watched) {
         self.facts.take_guard(watched.guard.borrow_and_update().clone());
         let sql = watched.sql.borrow_and_update().clone();
@@ -259,6 +243,7 @@ impl MainLoop {
         (self.facts.health, self.facts.disk) = (signs.health, signs.disk);
         self.facts.lease = watched.lease.borrow_and_update().clone();
         self.facts.configured = Arc::clone(&watched.configured.borrow_and_update());
+        watched.addresses.mark_unchanged();
         let snapshot = watched.record.borrow_and_update().clone();
         self.facts.leads = snapshot.status.role == mainstay_consensus::Role::Leader;
         self.facts.leader = snapshot.status.leader;
@@ -301,7 +286,9 @@ impl MainLoop {
     }
 
     fn decide(&mut self) {
-        let view = Arc::new(self.facts.view(self.run_lane.current(), self.upkeep_lane.current()));
+        let mut view = self.facts.view(self.run_lane.current(), self.upkeep_lane.current());
+        view.addresses_until = self.addresses.follow(&view, &self.machinery.vip);
+        let view = Arc::new(view);
         let decision = decide(&view, &mut self.memory);
         let changed = {
             let mut explanations = self.explanations.lock().unwrap_or_else(PoisonError::into_inner);
@@ -335,6 +322,7 @@ impl MainLoop {
         card.progress = self.machinery.progress.of(view);
         card.gate_open &= !self.machinery.handing_over.is_under_way(view.record.epoch);
         card.sql_proxy = self.machinery.sql_proxy.status();
+        card.addresses = self.addresses.own(view.now);
         card.verified = self.verified.borrow().as_ref().map(|verified| verified.in_short());
         let role = card.role.unwrap_or(Role::Unknown);
         self.hook.tell(role, &view.record, card.timeline, &card.reason);
@@ -356,42 +344,4 @@ impl MainLoop {
             self.under_way.told = Some(gossip);
         }
     }
-
-    fn look_at_directory(&mut self) {
-        self.under_way.directory_at = clock::now();
-        let (machinery, events) = (Arc::clone(&self.machinery), self.events.clone());
-        tokio::spawn(async move {
-            let Ok(tools) = machinery.tools() else {
-                let look = DirectoryLook { directory: Directory::Absent, upstream: None, gate_open: false };
-                let _ = events.send(Event::Directory(look));
-                return;
-            };
-            let found = match directory::inspect(tools, &machinery.layout).await {
-                Ok(DirectoryState::Absent | DirectoryState::Empty) => Directory::Absent,
-                Ok(DirectoryState::HalfChanged(mark)) => {
-                    Directory::Marked { operation: format!("{:?}", mark.operation).to_lowercase() }
-                }
-                Ok(DirectoryState::Damaged(why)) => Directory::Marked { operation: why },
-                Ok(DirectoryState::Foreign(why)) => Directory::Foreign { why },
-                Ok(DirectoryState::Valid { control, incarnation }) => {
-                    Directory::Valid { incarnation, system_identifier: control.system_identifier }
-                }
-                Err(error) => {
-                    warn!("the data directory cannot be looked at: {}", crate::machinery::failed(error));
-                    return;
-                }
-            };
-            let Ok(look) = blocking(move || look_beside(&machinery, found)).await else { return };
-            let _ = events.send(Event::Directory(look));
-        });
-    }
-}
-
-/// Reads what stands beside the directory. Waits for the disk, so never on the loop.
-fn look_beside(machinery: &Machinery, directory: Directory) -> DirectoryLook {
-    let upstream = machinery.promises.upstream(incarnation_of(&directory)).unwrap_or_else(|error| {
-        warn!("whom this member follows is not known: {error}");
-        None
-    });
-    DirectoryLook { directory, upstream, gate_open: machinery.gate_is_open() }
 }

@@ -66,6 +66,7 @@ pub(crate) fn render(scrape: &Scrape) -> String {
     of_the_verification(scrape, &mut text);
     of_synchronous_replication(scrape, &mut text);
     of_each_member(&scrape.status, &mut text);
+    of_addresses(&scrape.status, &mut text);
     if let Some(proxy) = &scrape.sql_proxy {
         sql_proxy::render(proxy, &mut text);
     }
@@ -154,6 +155,34 @@ fn of_the_cluster(scrape: &Scrape, text: &mut Exposition) {
     text.gauge("mainstay_voters", "How many members vote.").one(voters().count() as u64);
     text.gauge("mainstay_voters_heard", "How many of them this member hears, itself among them.")
         .one(voters().filter(heard).count() as u64);
+}
+
+/// Nothing where there are none.
+fn of_addresses(status: &Status, text: &mut Exposition) {
+    if status.addresses.is_empty() {
+        return;
+    }
+    let mut held = text.gauge("mainstay_vip_held", "Whether this member has the virtual address.");
+    for row in &status.addresses {
+        let here = row.member.as_ref() == Some(&status.member);
+        held.labelled(&[("address", &row.address.to_string())], u64::from(here));
+    }
+    let mut known =
+        text.gauge("mainstay_vip_holder_known", "Whether any member is heard that has the virtual address.");
+    for row in &status.addresses {
+        known.labelled(&[("address", &row.address.to_string())], u64::from(row.member.is_some()));
+    }
+    let gaps: Vec<_> = status.addresses.iter().filter_map(|row| Some((row.address, row.gap_ms?))).collect();
+    if gaps.is_empty() {
+        return;
+    }
+    let mut gap = text.gauge(
+        "mainstay_vip_last_gap_seconds",
+        "For how long nobody had the virtual address when it moved last.",
+    );
+    for (address, ms) in gaps {
+        gap.labelled_seconds(&[("address", &address.to_string())], Duration::from_millis(ms));
+    }
 }
 
 /// Only the primary has it, and one that is no longer has none: an old finding would be alerted on for ever.

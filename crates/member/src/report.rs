@@ -1,5 +1,7 @@
 //! The status that people and scripts read, put together from what this member knows.
 
+mod addresses;
+
 use std::time::Duration;
 
 use mainstay_core::action::Job;
@@ -72,6 +74,7 @@ pub(crate) fn card(
         progress: None,
         sql_proxy: None,
         verified: None,
+        addresses: Vec::new(),
         lease_remaining_ms: view
             .lease
             .filter(|_| view.holds_lease())
@@ -136,8 +139,7 @@ pub(crate) fn status(
     view: &View,
     own: (&MemberState, &Card),
 ) -> Status {
-    let record = &view.record;
-    let (own_state, own_card) = own;
+    let (record, (own_state, own_card)) = (&view.record, own);
     let primary = record.primary().cloned();
     let primary_card = primary.as_ref().and_then(|primary| {
         if *primary == view.me {
@@ -202,6 +204,7 @@ pub(crate) fn status(
             record.members.iter().find(|(_, row)| row.raft_id == leader).map(|(name, _)| name.clone())
         }),
         verified: primary_card.and_then(|card| card.verified.clone()),
+        addresses: addresses::addresses(facts, view, own_card),
         reason: no_majority(facts, view).unwrap_or_else(|| own_card.reason.clone()),
         warnings,
         operation,

@@ -190,7 +190,7 @@ impl<'a> Keeper<'a> {
         let lock = lock_file(configuration);
         let directory = lock.parent().unwrap_or(Path::new("/"));
         std::fs::DirBuilder::new().recursive(true).mode(0o750).create(directory)?;
-        let file = wanted.file.display().to_string();
+        let file = configuration.file.display().to_string();
         Ok(Keeper {
             machinery,
             program: std::env::current_exe()?,

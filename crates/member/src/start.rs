@@ -30,17 +30,18 @@ use crate::hooks::Hook;
 use crate::join::Desk;
 use crate::lease::LeaseThread;
 use crate::machinery::Machinery;
-use crate::main_loop::{Event, MainLoop, UnderWay, Watched};
+use crate::main_loop::{Addresses, Event, MainLoop, UnderWay, Watched};
 use crate::network::{self, Links, Receivers};
 use crate::own_key::OwnKey;
 use crate::promise::Promises;
 use crate::propose::Proposer;
 use crate::record_machine::RecordMachine;
-use crate::report::Constants;
 use crate::roster::{self, Roster};
 use crate::status::Status;
 use crate::verify::Programs;
-use crate::{certificates, databases, health, inventory, log_rotation, notify, observe, sql_proxy, verify};
+use crate::{
+    certificates, databases, health, inventory, log_rotation, notify, observe, sql_proxy, verify, vip,
+};
 pub use error::MemberError;
 pub(crate) use files::{endpoint, install_certificates};
 use files::{first_invitations, refuse_if_left_behind, write_passfile, write_pid};
@@ -191,8 +192,7 @@ impl Member {
             self.store.clone(),
             OwnKey::new(self.endpoint.clone(), &self.configuration),
         ));
-        let links = Links::new(self.endpoint.clone(), &self.roster);
-        let forwarded = Forwarded::default();
+        let (links, forwarded) = (Links::new(self.endpoint.clone(), &self.roster), Forwarded::default());
         network::start(&links, self.with_desk(server)?, outgoing, self.receivers(&events, &forwarded));
         let (wanted, wanted_seen) = watch::channel(observe::Wanted::default());
         let (sql, sql_seen) = watch::channel(observe::Sql::default());
@@ -201,20 +201,20 @@ impl Member {
             self.keep_guard(&guard, poked);
             self.look_after_postgresql(&machinery, wanted_seen, sql, signs);
         }
-        let explanations = Arc::default();
-        let facts = self.facts()?;
+        let (explanations, facts) = (Arc::default(), self.facts()?);
         let (status, status_seen) = wiring::first_status(&self.configuration, &facts);
         let heartbeat = Heartbeat::new();
         let configure = Configure::start(Arc::clone(&machinery), reload).await;
         let watched = self.watched(&machinery, guard_seen, sql_seen, signs_seen, &configure);
         self.look_after_applications(&machinery, &status_seen);
-        self.look_after_proxy(&machinery);
+        self.look_after_companions(&machinery);
         let seen = self.seen(status_seen.clone(), &machinery, &watched, &heartbeat);
-        let verified = seen.verified.clone();
+        let (verified, hook) =
+            (seen.verified.clone(), Hook::start(&self.configuration, self.layout.run_as().cloned()));
         let control = self.control(seen, &explanations, &machinery, configure, (links.clone(), forwarded));
         self.answer(control, &events).await?;
         let main_loop = MainLoop {
-            constants: self.constants(),
+            constants: wiring::constants(self.tools.as_ref(), &self.layout),
             run_lane: wiring::lane("work", &machinery, &events, Event::Run)?,
             upkeep_lane: wiring::lane("upkeep", &machinery, &events, Event::Upkeep)?,
             machinery: Arc::clone(&machinery),
@@ -234,10 +234,12 @@ impl Member {
             explanations,
             first_invitations: first_invitations(&self.layout)?,
             under_way: UnderWay::default(),
-            hook: Hook::start(&self.configuration, self.layout.run_as().cloned()),
+            addresses: Addresses::new(crate::clock::now(), &self.configuration),
+            hook,
             verified,
         };
-        self.say_ready(status_seen);
+        info!(member = %main_loop.facts.me, cluster = self.configuration.cluster, "started");
+        notify::ready(status_seen);
         self.end(main_loop.run(watched, queue).await, &machinery, &guard).await
     }
 
@@ -267,10 +269,12 @@ impl Member {
         }
     }
 
-    /// A witness may have one too, and one from before is ended where there is to be none any more.
-    fn look_after_proxy(&self, machinery: &Arc<Machinery>) {
+    /// A witness may have a SQL proxy too. Those from before are ended where there are to be none any more.
+    fn look_after_companions(&self, machinery: &Arc<Machinery>) {
         tokio::spawn(log_rotation::run(sql_proxy::log_file(&self.configuration)));
         tokio::spawn(sql_proxy::keep(Arc::clone(machinery)));
+        tokio::spawn(log_rotation::run(vip::log_file(&self.configuration)));
+        tokio::spawn(vip::keep(Arc::clone(machinery), self.lease.state()));
     }
 
     /// Machines that want to join are answered too.
@@ -332,11 +336,6 @@ impl Member {
         }
     }
 
-    fn say_ready(&self, status: watch::Receiver<Arc<Status>>) {
-        info!(member = %self.configuration.me, cluster = self.configuration.cluster, "started");
-        notify::ready(status);
-    }
-
     fn watched(
         &self,
         machinery: &Machinery,
@@ -354,6 +353,7 @@ impl Member {
             configured: configure.seen.clone(),
             left_behind: self.endpoint.left_behind_by(),
             handing_over: machinery.handing_over.watch(),
+            addresses: machinery.vip.watch(),
         }
     }
 
@@ -388,13 +388,5 @@ impl Member {
         let (http, socket) = (self.configuration.own_row().http, self.configuration.control_socket());
         control::serve(control, http, &socket, Callers::new(self.layout.run_as())).await?;
         Ok(())
-    }
-
-    fn constants(&self) -> Constants {
-        Constants {
-            version: self.tools.as_ref().map(|tools| tools.version().to_string()).unwrap_or_default(),
-            socket_dir: self.layout.socket_dir(),
-            data_dir: self.layout.data().to_owned(),
-        }
     }
 }

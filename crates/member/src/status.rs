@@ -1,7 +1,9 @@
 //! What `status --json` prints: a stable schema that scripts rely on. Fields are only ever added.
 
+mod addresses;
+
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use mainstay_core::record::Kind;
@@ -10,6 +12,8 @@ use mainstay_core::{Epoch, Incarnation, Lsn, MemberId, Timeline};
 use serde::{Deserialize, Serialize};
 
 use crate::operation::OperationStatus;
+pub use addresses::AddressStatus;
+pub(crate) use addresses::OwnAddress;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
@@ -55,6 +59,9 @@ pub struct Status {
     /// What the primary found when it last verified the cluster on its schedule; `null` if it has not.
     #[serde(default)]
     pub verified: Option<VerifyStatus>,
+    /// The virtual addresses that any member's file has.
+    #[serde(default)]
+    pub addresses: Vec<AddressStatus>,
     /// Why things are as they are, in a sentence.
     pub reason: String,
     /// What needs a person, if anything.
@@ -330,6 +337,8 @@ pub(crate) struct Card {
     pub(crate) restart_waits_for: Option<String>,
     #[serde(default)]
     pub(crate) sql_proxy: Option<SqlProxyStatus>,
+    #[serde(default)]
+    pub(crate) addresses: Vec<OwnAddress>,
 }
 
 /// One message of gossip.
@@ -356,6 +365,14 @@ impl Gossip {
             || old.checkpointed != new.checkpointed
             || self.card.role != newer.card.role
             || self.card.gate_open != newer.card.gate_open
+            || self.card.holds() != newer.card.holds()
+    }
+}
+
+impl Card {
+    /// The virtual addresses that are here.
+    fn holds(&self) -> Vec<IpAddr> {
+        self.addresses.iter().filter(|own| own.is_held).map(|own| own.address).collect()
     }
 }
 

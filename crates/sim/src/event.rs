@@ -111,6 +111,8 @@ pub(crate) enum MemberEvent {
     GuardDied {
         life: Life,
     },
+    /// The process that holds the virtual address has taken it away.
+    AddressLetGo(Epoch),
     /// The member tries to reach its guard, or starts one.
     ConnectGuard,
 }

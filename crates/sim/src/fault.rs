@@ -243,6 +243,7 @@ impl World {
         let seed = self.random.next();
         let place = &mut self.machines[machine];
         place.powered = false;
+        place.address = None;
         place.suspended = false;
         place.while_suspended.clear();
         place.stopped = [false; 3];

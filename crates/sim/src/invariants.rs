@@ -10,6 +10,7 @@ mod needless_clone;
 mod needless_failover;
 mod no_write_without_lease;
 mod nothing_acknowledged_lost;
+mod one_address;
 mod one_writer;
 mod order_law;
 mod primary_again;

@@ -3,9 +3,8 @@
 use std::collections::VecDeque;
 
 use mainstay_consensus::sim_disk::SimDisk;
-use mainstay_core::MemberId;
-use mainstay_core::Now;
 use mainstay_core::record::Kind;
+use mainstay_core::{Epoch, MemberId, Now};
 
 use crate::clock::Clock;
 use crate::disk::{Directory, Disk, Files};
@@ -56,6 +55,8 @@ pub(crate) struct Machine {
     pub(crate) member: Option<Box<Member>>,
     pub(crate) guard: Option<Guard>,
     pub(crate) server: Option<Server>,
+    /// The epoch under which its kernel has the virtual address, and until when by its own clock.
+    pub(crate) address: Option<(Epoch, Now)>,
     /// Until when the guard may be late: it was not running, or has just been continued.
     pub(crate) guard_excused_until: Time,
     /// Since when nothing has been done to this machine or to its links; for the checkers.
@@ -83,6 +84,7 @@ impl Machine {
             member: None,
             guard: None,
             server: None,
+            address: None,
             guard_excused_until: 0,
             disturbed_at: 0,
         }

@@ -1,5 +1,6 @@
 //! The member process: the shipped core and replica, and around them the shell that performs what they decide.
 
+mod addresses;
 mod gossip;
 mod job;
 mod lane;
@@ -53,6 +54,7 @@ pub(crate) struct Member {
     pub(crate) seen_serial: u64,
     pub(crate) durable_serial: u64,
     pub(crate) relinquished: Epoch,
+    pub(crate) addresses: addresses::Addresses,
     /// The numbers of requests for the lease, and when they were sent.
     pub(crate) requests: VecDeque<(u64, Now)>,
     pub(crate) asked_run_out: Option<Now>,
@@ -115,6 +117,7 @@ impl World {
             seen_serial: serial.max(shown),
             durable_serial: serial,
             relinquished: Epoch(0),
+            addresses: addresses::Addresses::new(now.plus(mainstay_core::lease::usable(self.config.lease))),
             requests: VecDeque::new(),
             asked_run_out: None,
             lanes: [Lane::default(), Lane::default()],
@@ -179,6 +182,7 @@ impl World {
             upkeep: None,
             restart: RestartNeed { known: true, ..RestartNeed::default() },
             stopped_for: None,
+            addresses_until: None,
             failures: Vec::new(),
         }
     }
@@ -231,6 +235,7 @@ impl World {
                 self.member(machine).answers.insert(request, result);
             }
             MemberEvent::GuardDied { life } => self.guard_died(machine, life),
+            MemberEvent::AddressLetGo(epoch) => self.address_let_go(machine, epoch),
             MemberEvent::ConnectGuard => self.connect_guard(machine),
         }
     }

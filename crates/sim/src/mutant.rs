@@ -116,6 +116,7 @@ pub const CORE: &[Mutant] = &[
     Mutant::StrayPrimaryTolerated,
     Mutant::OldEpochTolerated,
     Mutant::LeaseKept,
+    Mutant::AddressesKept,
     Mutant::FailedOpeningKept,
     Mutant::ReportBeforeSeal,
     Mutant::RecordNotRead,

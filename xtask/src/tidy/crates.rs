@@ -20,6 +20,7 @@ const CRATES: &[Row] = &[
     Row { name: "mainstay-postgres", may_use: &["mainstay-core"], is_pure: false },
     Row { name: "mainstay-pgwire", may_use: &[], is_pure: true },
     Row { name: "mainstay-sql", may_use: &["mainstay-net", "mainstay-pgwire"], is_pure: false },
+    Row { name: "mainstay-vip", may_use: &[], is_pure: false },
     Row {
         name: "mainstay-store",
         may_use: &["mainstay-core", "mainstay-consensus", "mainstay-net"],
@@ -34,6 +35,7 @@ const CRATES: &[Row] = &[
             "mainstay-consensus",
             "mainstay-guard",
             "mainstay-postgres",
+            "mainstay-vip",
         ],
         is_pure: false,
     },
@@ -48,6 +50,7 @@ const CRATES: &[Row] = &[
             "mainstay-store",
             "mainstay-member",
             "mainstay-sql",
+            "mainstay-vip",
         ],
         is_pure: false,
     },
@@ -55,7 +58,7 @@ const CRATES: &[Row] = &[
     Row { name: "mainstay-model", may_use: &["mainstay-core"], is_pure: true },
     Row {
         name: "mainstay-lab",
-        may_use: &["mainstay-core", "mainstay-net", "mainstay-pgwire", "mainstay-postgres"],
+        may_use: &["mainstay-core", "mainstay-net", "mainstay-pgwire", "mainstay-postgres", "mainstay-vip"],
         is_pure: false,
     },
     Row { name: "xtask", may_use: &[], is_pure: false },

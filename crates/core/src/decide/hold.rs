@@ -18,8 +18,14 @@ const SWITCHOVER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Ends the epoch that this member holds. The lease goes first: the proposal may be committed late, and nothing may
 /// have been opened by then. If it is never committed, the voters let the lease run out.
-fn end(view: &View, cause: EndCause) -> Option<Verdict> {
+///
+/// Virtual addresses go before it too: once it is committed, another member may take them.
+fn end(view: &View, memory: &mut Memory, cause: EndCause) -> Option<Verdict> {
     let epoch = view.record.epoch;
+    if view.addresses_until.is_some_and(|until| view.now < until) && !mutated(Mutant::AddressesKept) {
+        memory.ending = Some((epoch, cause));
+        return Verdict::act(Reason::LettingAddressesGo { epoch }, Action::Relinquish { epoch });
+    }
     let reason = Reason::EpochEnded { epoch, cause: cause.clone() };
     let mut actions = vec![Action::Relinquish { epoch }, Action::Propose(Command::End { epoch, cause })];
     if mutated(Mutant::LeaseKept) {
@@ -38,14 +44,14 @@ fn own_tenure(view: &View) -> Option<&Tenure> {
 }
 
 /// The directory that was granted the lease is not here any more.
-pub(super) fn directory_lost(view: &View, _: &mut Memory) -> Option<Verdict> {
+pub(super) fn directory_lost(view: &View, memory: &mut Memory) -> Option<Verdict> {
     let tenure = own_tenure(view)?;
     let same = view.incarnation() == Some(tenure.incarnation);
     if same && !view.health.directory_gone {
         return None;
     }
     if matches!(view.server, Server::Down { .. }) {
-        return end(view, EndCause::DirectoryLost);
+        return end(view, memory, EndCause::DirectoryLost);
     }
     let why = Kill::DirectoryGone;
     Verdict::act(Reason::Killing { why }, Action::Kill { why })
@@ -63,10 +69,11 @@ pub(super) fn grant_void(view: &View, memory: &mut Memory) -> Option<Verdict> {
             Verdict::act(Reason::Killing { why }, Action::Kill { why })
         }
         _ => match remembered(view, memory) {
-            Some(cause) => end(view, cause),
+            Some(cause) => end(view, memory, cause),
             None => {
                 let cause = EndCause::NotOpened { why: "the grant came too late".to_owned() };
-                end(view, cause).map(|verdict| Verdict { reason: Reason::GrantTooLate { epoch }, ..verdict })
+                let verdict = end(view, memory, cause);
+                verdict.map(|verdict| Verdict { reason: Reason::GrantTooLate { epoch }, ..verdict })
             }
         },
     }
@@ -114,7 +121,8 @@ pub(super) fn opening_failed(view: &View, memory: &mut Memory) -> Option<Verdict
             } else if let Some(failure) = starting.filter(|failure| failure.count >= 3) {
                 memory.ending.get_or_insert(not_opened(&failure.error));
             }
-            end(view, remembered(view, memory).filter(|_| !mutated(Mutant::FailedOpeningKept))?)
+            let cause = remembered(view, memory).filter(|_| !mutated(Mutant::FailedOpeningKept))?;
+            end(view, memory, cause)
         }
         Server::Running(_) => {
             let failure = opening?;
@@ -167,16 +175,16 @@ pub(super) fn server_died(view: &View, memory: &mut Memory) -> Option<Verdict> {
         _ => return None,
     }
     if let Some(cause) = remembered(view, memory) {
-        return end(view, cause);
+        return end(view, memory, cause);
     }
     if memory.saw_open == Some(tenure.epoch) {
         if !view.holds_lease() {
-            return end(view, EndCause::LeaseLost);
+            return end(view, memory, EndCause::LeaseLost);
         }
         memory.crashes.entry(tenure.epoch).or_insert(view.now);
-        return end(view, EndCause::Crashed);
+        return end(view, memory, EndCause::Crashed);
     }
-    end(view, EndCause::Restarted)
+    end(view, memory, EndCause::Restarted)
 }
 
 /// An operator asked for another primary.

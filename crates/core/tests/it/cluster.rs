@@ -157,6 +157,7 @@ pub(crate) fn seen_by(record: &Record, me: &MemberId, now: Now) -> View {
         upkeep: None,
         restart: looked_at(record),
         stopped_for: None,
+        addresses_until: None,
         failures: Vec::new(),
     }
 }

@@ -14,3 +14,4 @@ mod record_format;
 mod recovery;
 mod scenario;
 mod scenarios;
+mod vip;

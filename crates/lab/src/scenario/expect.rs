@@ -55,6 +55,10 @@ impl Player<'_> {
             E::OnlyErrors { codes } => self.only_errors(codes),
             E::ConnectionsKept => self.connections_kept(),
             E::SqlProxyRuns { of, within } => self.sql_proxy_runs(of, *within),
+            E::AddressAt { who, within } => self.address_at(who, *within),
+            E::AddressLeft { who, within } => self.address_left(who, *within),
+            E::AddressGap { below } => self.address_gap(*below),
+            E::OneAddressHolder => self.one_address_holder(),
             E::Alone { within } => {
                 let what = "commits are acknowledged by the primary alone";
                 self.wait(*within, what, |player| {

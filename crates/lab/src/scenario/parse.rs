@@ -118,10 +118,12 @@ fn head(scenario: &mut Scenario, words: &[&str]) -> Result<bool, String> {
             scenario.repeat = u32::try_from(count).map_err(|_| "is repeated too often".to_owned())?;
         }
         ["clients", "through", "the", "sql", "proxy"] => scenario.plan.sql_proxy = true,
+        ["clients", "by", "the", "virtual", "address"] => scenario.plan.vip = true,
         ["cluster", members, rest @ ..] => {
             let count =
                 |word: &str| number(word)?.try_into().map_err(|_| format!("{word} members are too many"));
-            let mut plan = Plan { sql_proxy: scenario.plan.sql_proxy, ..Plan::new(count(members)?) };
+            let (sql_proxy, vip) = (scenario.plan.sql_proxy, scenario.plan.vip);
+            let mut plan = Plan { sql_proxy, vip, ..Plan::new(count(members)?) };
             let mut rest = rest;
             while let [word @ ("supervised" | "founded"), more @ ..] = rest {
                 match *word {
@@ -257,6 +259,24 @@ fn command(words: &[&str], refused: Option<String>) -> Result<Action, String> {
     }
 }
 
+fn address_expectation(words: &[&str]) -> Result<Expectation, String> {
+    use Expectation as E;
+    Ok(match words {
+        ["address", "at", who, "within", time @ ..] => {
+            E::AddressAt { who: target(who)?, within: duration(time)? }
+        }
+        ["address", "left", who, "within", time @ ..] => {
+            E::AddressLeft { who: target(who)?, within: duration(time)? }
+        }
+        ["address-gap", "<", time @ ..] => E::AddressGap { below: duration(time)? },
+        ["one", "address", "holder"] => E::OneAddressHolder,
+        _ => {
+            let known = "address at MEMBER within TIME, address left MEMBER within TIME, address-gap < TIME, one address holder";
+            return Err(format!("`expect {}` is not understood; there are: {known}", words.join(" ")));
+        }
+    })
+}
+
 fn expectation(words: &[&str]) -> Result<Expectation, String> {
     use Expectation as E;
     Ok(match words {
@@ -297,6 +317,7 @@ fn expectation(words: &[&str]) -> Result<Expectation, String> {
         ["sql", "proxy", "of", of, "runs", "within", time @ ..] => {
             E::SqlProxyRuns { of: target(of)?, within: duration(time)? }
         }
+        ["address" | "address-gap", ..] | ["one", "address", ..] => address_expectation(words)?,
         ["alone", "within", time @ ..] => E::Alone { within: duration(time)? },
         ["at-risk", "shown"] => E::AtRisk,
         ["explain", "of", on, text, "within", time @ ..] => {
@@ -322,7 +343,7 @@ fn expectation(words: &[&str]) -> Result<Expectation, String> {
         ["lost", "0", "duplicated", "0"] => E::NothingLost,
         ["lost", "some", "duplicated", "0"] => E::SomeLost,
         _ => {
-            let known = "write-gap, total-gap, primary, epoch, epochs, streaming, writes, no writes, no errors, errors only, connections kept, fenced, \
+            let known = "write-gap, total-gap, primary, epoch, epochs, streaming, writes, no writes, no errors, errors only, connections kept, address, address-gap, one address holder, fenced, \
                          local client, founded, one primary endpoint, postgres, service, nothing, alone, at-risk, explain, log, rung, sql, sql proxy, lost";
             return Err(format!("`expect {}` is not understood; there are: {known}", words.join(" ")));
         }

@@ -9,6 +9,7 @@ use mainstay_core::Now;
 
 use super::proxied::{gap_servers, pgbench_servers, through};
 use super::{Action, Scenario, Target};
+use crate::addresses::AddressWatch;
 use crate::client::GapClient;
 use crate::cluster::Cluster;
 use crate::endpoints::Endpoints;
@@ -68,6 +69,8 @@ pub struct Player<'a> {
     pub(super) last: (String, u64),
     pub(super) watch: Option<Watch>,
     pub(super) endpoints: Option<Endpoints>,
+    /// Who has the virtual address, if there is one.
+    pub(super) addresses: Option<AddressWatch>,
     /// When the last event was.
     pub(super) mark: Now,
     /// What was measured, in words.
@@ -101,6 +104,7 @@ impl<'a> Player<'a> {
         let servers = gap_servers(cluster);
         let number = i64::try_from(now.0).unwrap_or(i64::MAX);
         let client = GapClient::start(number, servers, through(cluster), None)?;
+        let addresses = if cluster.plan.vip { Some(AddressWatch::start(cluster)?) } else { None };
         Ok(Player {
             cluster,
             slack,
@@ -111,6 +115,7 @@ impl<'a> Player<'a> {
             last: (String::new(), 0),
             watch: None,
             endpoints: None,
+            addresses,
             mark: now,
             figures: Vec::new(),
         })

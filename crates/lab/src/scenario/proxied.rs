@@ -12,22 +12,35 @@ use super::play::Player;
 use crate::client::Through;
 use crate::clock;
 use crate::cluster::Cluster;
-use crate::files::{SQL_PROXY_PORT, Site};
+use crate::files::{self, SQL_PROXY_PORT, Site};
 use crate::member::Member;
 use crate::pgbench::{self, Pgbench};
 use crate::process::Kind;
+use crate::sql;
 use crate::tally::Outcome;
 
 /// On the lab's network a listener answers at once.
 const CONNECT_PATIENCE: Duration = Duration::from_millis(200);
 
 pub(super) fn through(cluster: &Cluster) -> Through {
-    if cluster.plan.sql_proxy { Through::SqlProxy } else { Through::Postgres }
+    match (cluster.plan.sql_proxy, cluster.plan.vip) {
+        (true, _) => Through::SqlProxy,
+        (false, true) => Through::VirtualAddress,
+        (false, false) => Through::Postgres,
+    }
 }
 
 /// Through proxies those of the standbys come first: what happens to the primary's machine then happens to a server of
 /// theirs, and not to themselves. The gap client and pgbench begin with different ones.
 pub(super) fn gap_servers(cluster: &Cluster) -> Vec<Config> {
+    if let Some(site) = by_virtual_address(cluster) {
+        let name = cluster.name();
+        return vec![if cluster.plan.sql_proxy {
+            sql::through_proxy(&site, &name)
+        } else {
+            sql::application(&site)
+        }];
+    }
     let mut members: Vec<&Member> = cluster.data_members().collect();
     if cluster.plan.sql_proxy {
         members.reverse();
@@ -42,11 +55,21 @@ pub(super) fn pgbench_servers(cluster: &Cluster) -> String {
     if cluster.plan.sql_proxy {
         put_primary_last(cluster, &mut members);
     }
-    let sites: Vec<&Site> = members.iter().map(|member| &member.site).collect();
+    let by_virtual_address = by_virtual_address(cluster);
+    let sites: Vec<&Site> = match &by_virtual_address {
+        Some(site) => vec![site],
+        None => members.iter().map(|member| &member.site).collect(),
+    };
     match cluster.plan.sql_proxy {
         true => pgbench::through_proxies(&sites, &cluster.name()),
         false => pgbench::direct(&sites),
     }
+}
+
+/// Whoever has the address, if there is one.
+fn by_virtual_address(cluster: &Cluster) -> Option<Site> {
+    let site = &cluster.data_members().next()?.site;
+    cluster.plan.vip.then(|| Site { address: files::virtual_address(site.address), ..site.clone() })
 }
 
 fn put_primary_last(cluster: &Cluster, members: &mut [&Member]) {

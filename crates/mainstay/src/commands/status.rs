@@ -51,6 +51,7 @@ pub(crate) fn render(status: &Status) -> String {
         }
     }
     text.push_str(&proxies(status));
+    text.push_str(&super::vip::line(&status.addresses));
     let _ = writeln!(text, "{}", outlook(status));
     if let Some(verified) = &status.verified {
         let _ = writeln!(text, "{}", verified_words(verified, status.now_unix_ms));

@@ -19,6 +19,7 @@ const OURS: &[&str] = &[
     "state",
     "guard",
     "sql-proxy",
+    "vip",
     "postgresql",
     "tls",
     "log",

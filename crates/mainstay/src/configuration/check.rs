@@ -5,7 +5,7 @@ mod hooks;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mainstay_core::MemberId;
@@ -19,6 +19,7 @@ use super::raw;
 
 mod databases;
 mod sql_proxy;
+mod vip;
 
 /// A problem and where it stands.
 pub(super) struct Problem {
@@ -67,17 +68,20 @@ pub(super) fn check(file: raw::File, base: &Path) -> Checked<(Configuration, Opt
     let is_witness = members.get(&me).is_some_and(|row| row.kind == Kind::Witness);
     let mut postgresql = postgresql(&file.postgresql, base, &directory, is_witness)?;
     databases::add_hba_lines(&mut postgresql.hba, &databases, file.postgresql.hba.is_some());
+    let lease = lease(file.lease.as_ref())?;
     let configuration = Configuration {
         cluster,
+        addresses: vip::check(&file.vips, &members, is_witness, lease)?,
         tls: tls(file.tls.as_ref(), base, &directory),
         postgresql,
         bootstrap: first,
         databases,
         server_names: server_names(&file.server_names)?,
-        lease: lease(file.lease.as_ref())?,
+        lease,
         on_crash: on_crash(file.on_crash.as_ref())?,
         hooks: hooks::check(&file.hooks)?,
         // Where the file is, knows who has read it.
+        file: PathBuf::new(),
         sql_proxy: None,
         verify_every: verify_every(file.verify.every.as_ref())?,
         show_password: file.demo,

@@ -27,6 +27,8 @@ pub(super) struct File {
     pub(super) databases: Vec<Spanned<Database>>,
     #[serde(default)]
     pub(super) hooks: Hooks,
+    #[serde(default, rename = "vip")]
+    pub(super) vips: Vec<Spanned<Vip>>,
     pub(super) sql_proxy: Option<Spanned<SqlProxy>>,
     #[serde(default)]
     pub(super) verify: Verify,
@@ -73,6 +75,14 @@ pub(super) struct Bootstrap {
 pub(super) struct Hooks {
     pub(super) on_role_change: Option<Spanned<Vec<String>>>,
     pub(super) timeout: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Vip {
+    pub(super) address: Spanned<String>,
+    pub(super) interface: Option<Spanned<String>>,
+    pub(super) follows: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

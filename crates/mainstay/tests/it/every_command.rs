@@ -153,6 +153,12 @@ const ROWS: &[Row] = &[
         ..NOTHING
     },
     Row {
+        command: "vip status",
+        on_the_dead: &[("vip status", Works)],
+        without_majority: &[("vip status", Works)],
+        ..NOTHING
+    },
+    Row {
         command: "sql status",
         wrong_member: &[("sql status --member m9", "there is no member m9; there are m1, m2, m3")],
         on_the_dead: &[("sql status", NOT_RUNNING)],

@@ -91,6 +91,7 @@ fn every_configuration_key_is_explained() {
         ("bootstrap", "## `[bootstrap]`"),
         ("database", "## `[[database]]`"),
         ("hooks", "## `[hooks]`"),
+        ("vip", "## `[[vip]]`"),
         ("sql_proxy", "## `[sql_proxy]`"),
         ("sql_proxy.databases.app", "## `[sql_proxy.databases.NAME]`"),
         ("sql_proxy.users.app", "## `[sql_proxy.users.NAME]`"),
@@ -100,7 +101,7 @@ fn every_configuration_key_is_explained() {
     for (table, heading) in sections {
         let header = match table {
             "" => String::new(),
-            "database" => "[[database]]\n".to_owned(),
+            "database" | "vip" => format!("[[{table}]]\n"),
             _ => format!("[{table}]\n"),
         };
         let said = place.judge(&format!("{header}zzzzzzzzzzzz = 1\n"));
@@ -202,6 +203,12 @@ fn every_field_of_the_status_is_explained() {
     for (name, heading) in sections {
         assert_same(name, &fields(&source, name), &first_column(section(&page, heading)));
     }
+    let addresses = self::source("crates/member/src/status/addresses.rs");
+    assert_same(
+        "AddressStatus",
+        &fields(&addresses, "AddressStatus"),
+        &first_column(section(&page, "## `addresses[]`")),
+    );
     let operation = self::source("crates/member/src/operation.rs");
     for (name, heading) in [("OperationStatus", "## `operation`"), ("Holding", "## `operation.holdings[]`")] {
         assert_same(name, &fields(&operation, name), &first_column(section(&page, heading)));

@@ -114,6 +114,7 @@ fn other_keys(running: &Configuration, file: &Configuration) -> Vec<String> {
         ("on_crash", running.on_crash != file.on_crash),
         ("tls", format!("{:?}", running.tls) != format!("{:?}", file.tls)),
         ("bootstrap", format!("{:?}", running.bootstrap) != format!("{:?}", file.bootstrap)),
+        ("vip", running.addresses != file.addresses),
         ("sql_proxy", running.sql_proxy.is_some() != file.sql_proxy.is_some()),
         ("members", format!("{:?}", running.members) != format!("{:?}", file.members)),
         ("postgresql.bin_dir", running.postgresql.bin_dir != file.postgresql.bin_dir),

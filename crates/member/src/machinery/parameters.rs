@@ -175,10 +175,9 @@ impl Machinery {
         upstream: Option<StreamFrom>,
         parameters: Values,
     ) -> ServerSettings {
-        let own = self.configuration.own_row();
         ServerSettings {
             port: port(&self.configuration),
-            listen_addresses: own.postgres.iter().map(|address| address.ip().to_string()).collect(),
+            listen_addresses: listen_addresses(&self.configuration),
             tls: true,
             synchronous_standby_names: names,
             upstream,
@@ -290,4 +289,18 @@ impl Machinery {
             }
         }
     }
+}
+
+/// The member's own address; where virtual ones may come and go, all of their family: PostgreSQL listens on none that is not there
+/// when it starts.
+fn listen_addresses(configuration: &Configuration) -> Vec<String> {
+    let rules = &configuration.addresses;
+    let family = |is_ipv6: bool| rules.iter().any(|rule| rule.address.is_ipv6() == is_ipv6);
+    let (all_v4, all_v6) = (family(false).then_some("0.0.0.0"), family(true).then_some("::"));
+    let own = configuration.own_row().postgres.map(|address| address.ip());
+    let own = own.filter(|ip| if ip.is_ipv6() { all_v6.is_none() } else { all_v4.is_none() });
+    own.map(|ip| ip.to_string())
+        .into_iter()
+        .chain([all_v4, all_v6].into_iter().flatten().map(str::to_owned))
+        .collect()
 }

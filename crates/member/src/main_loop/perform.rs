@@ -27,7 +27,10 @@ impl MainLoop {
             Action::Propose(command) => self.propose(command.clone()),
             Action::RequestGrant { epoch, incarnation } => self.request_grant(*epoch, *incarnation, view.now),
             Action::ReadRecord => self.read_record(),
-            Action::Relinquish { epoch } => self.lease.relinquish(*epoch),
+            Action::Relinquish { epoch } => {
+                self.lease.relinquish(*epoch);
+                self.addresses.relinquished(*epoch);
+            }
             Action::Kill { why } => self.kill(*why, view.now),
             Action::Run(Job::StopForSwitchover { .. } | Job::StopInPlace { .. })
                 if self.upkeep_lane.current().is_some() =>

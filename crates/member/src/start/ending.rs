@@ -47,6 +47,7 @@ impl Member {
 
     /// Nothing runs any more: the guard is not needed either.
     async fn dismiss(&self, machinery: &Machinery, guard_state: &watch::Sender<GuardState>) {
+        machinery.vip.end().await;
         machinery.sql_proxy.end().await;
         guard_state.send_modify(|state| state.dismissed = true);
         if let Ok(guard) = machinery.guard()

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use mainstay_guard::SpawnGuard;
 use mainstay_postgres::layout::Layout;
+use mainstay_postgres::tools::Tools;
 use tokio::sync::{mpsc, watch};
 
 use super::MemberError;
@@ -13,6 +14,7 @@ use crate::facts::Facts;
 use crate::guard_link::{GuardPlace, GuardState};
 use crate::machinery::Machinery;
 use crate::main_loop::Event;
+use crate::report::Constants;
 use crate::status::Status;
 use crate::work::Lane;
 
@@ -62,5 +64,14 @@ pub(super) fn guard_place(configuration: &Configuration, layout: &Layout, direct
             ],
             log_file: configuration.directory.join("log").join("guard.log"),
         },
+    }
+}
+
+/// What does not change while the member runs.
+pub(super) fn constants(tools: Option<&Tools>, layout: &Layout) -> Constants {
+    Constants {
+        version: tools.map(|tools| tools.version().to_string()).unwrap_or_default(),
+        socket_dir: layout.socket_dir(),
+        data_dir: layout.data().to_owned(),
     }
 }

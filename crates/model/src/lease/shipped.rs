@@ -74,6 +74,7 @@ pub(crate) fn witness_view(me: &MemberId, record: Arc<Record>, run_out: RunOut) 
         upkeep: None,
         restart: Default::default(),
         stopped_for: None,
+        addresses_until: None,
         failures: Vec::new(),
     }
 }

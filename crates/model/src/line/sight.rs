@@ -194,6 +194,7 @@ impl Minds {
             upkeep: None,
             restart: RestartNeed::default(),
             stopped_for: None,
+            addresses_until: None,
             failures,
             record,
         }

@@ -162,6 +162,7 @@ impl World {
         if answer == Answer::Promised {
             holder.answered(&voter, sent);
             self.arm(to);
+            self.hold_address(to);
         }
     }
 

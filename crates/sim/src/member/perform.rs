@@ -34,6 +34,8 @@ impl World {
         member.view.leads = member.leads().is_some();
         member.view.lease = lease;
         member.view.health = health;
+        self.follow_addresses(machine);
+        let member = self.member(machine);
         let decision = decide(&member.view, &mut member.memory);
         self.observe_decision(machine, &decision);
         for action in &decision.actions {

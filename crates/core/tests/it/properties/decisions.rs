@@ -151,6 +151,8 @@ fn check_end(view: &View, actions: &[Action], epoch: mainstay_core::Epoch, cause
     }
     assert_eq!(tenure.holder, view.me, "only its holder gives a lease back");
     assert!(actions.contains(&Action::Relinquish { epoch }), "the lease goes first");
+    let addresses_are_gone = view.addresses_until.is_none_or(|until| until <= view.now);
+    assert!(addresses_are_gone, "the next holder takes addresses that may be here");
     let alive = view.running().is_some_and(|running| running.opened.is_some());
     assert!(
         !alive && view.server != Server::Ending && view.server != Server::Unknown,

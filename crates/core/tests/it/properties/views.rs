@@ -48,6 +48,7 @@ enum Change {
     Peer(u8, MemberId, u64),
     Job(u8, MemberId),
     Failure(u8, MemberId, u32, u64),
+    Addresses(u64),
     /// The wall clock, and whether this member leads the log.
     Wall(u64, bool),
 }
@@ -84,6 +85,7 @@ fn any_change() -> impl Strategy<Value = Change> {
         (any::<u8>(), any_member()).prop_map(|(kind, member)| Change::Job(kind, member)),
         (any::<u8>(), any_member(), 1u32..5, 0u64..3_000)
             .prop_map(|(kind, member, count, ago)| Change::Failure(kind, member, count, ago)),
+        (0u64..4_000).prop_map(Change::Addresses),
         (0u64..900_000, any::<bool>()).prop_map(|(ms, leads)| Change::Wall(ms, leads)),
     ]
 }
@@ -211,6 +213,7 @@ fn take(view: &mut View, change: Change) {
         },
         Change::Peer(kind, member, ago) => take_peer(view, kind, &member, ago),
         Change::Wall(ms, leads) => (view.unix_ms, view.leads) = (view.unix_ms + ms, leads),
+        Change::Addresses(ms) => view.addresses_until = Some(Now(before(2_000).0 + ms * 1_000_000)),
         Change::Job(kind, member) => view.job = Some(job(kind, member, &record)),
         Change::Failure(kind, member, count, ago) => {
             let job = job(kind, member, &record);
