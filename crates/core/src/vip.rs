@@ -19,10 +19,22 @@ pub struct Claim {
     pub careful: bool,
 }
 
-/// Whether the addresses belong here now. Never for two members at once, since no two hold the lease.
-pub fn claim(view: &View) -> Option<Claim> {
+/// The newest epoch of which this process knows that no earlier process of this member has proposed its end: it has asked for the
+/// grant itself (`asked_here`), or PostgreSQL is open under it, which is over before an end is proposed.
+///
+/// A process that was started anew may find the lease running in its guard, and a record that does not show yet what the one
+/// before it has done last. (The simulation found this.)
+pub fn known(view: &View, asked_here: bool, before: Epoch) -> Epoch {
+    let own = view.record.tenure().filter(|tenure| tenure.holder == view.me).map(|tenure| tenure.epoch);
+    let opened = view.running().and_then(|running| running.opened);
+    own.filter(|epoch| asked_here || opened == Some(*epoch)).map_or(before, |epoch| epoch.max(before))
+}
+
+/// Whether the addresses belong here now, by the newest epoch that is [`known`]. Never for two members at once, since no two hold
+/// the lease.
+pub fn claim(view: &View, known: Epoch) -> Option<Claim> {
     let record = &view.record;
-    let tenure = record.tenure().filter(|tenure| tenure.holder == view.me)?;
+    let tenure = record.tenure().filter(|tenure| tenure.holder == view.me && tenure.epoch == known)?;
     if !view.holds_lease() {
         return None;
     }

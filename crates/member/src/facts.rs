@@ -197,6 +197,11 @@ impl Facts {
         }
     }
 
+    /// Whether this process has asked for what the record says is granted.
+    pub(crate) fn has_asked_for(&self, record: &Record) -> bool {
+        record.tenure().is_some_and(|tenure| self.requests.contains_key(&tenure.request))
+    }
+
     /// The lease as held. One that was just granted counts before its thread has said so.
     fn held_lease(&self) -> Option<Lease> {
         let held = self.lease.held;

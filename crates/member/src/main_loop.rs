@@ -287,7 +287,8 @@ impl MainLoop {
 
     fn decide(&mut self) {
         let mut view = self.facts.view(self.run_lane.current(), self.upkeep_lane.current());
-        view.addresses_until = self.addresses.follow(&view, &self.machinery.vip);
+        let asked_here = self.facts.has_asked_for(&view.record);
+        view.addresses_until = self.addresses.follow(&view, asked_here, &self.machinery.vip);
         let view = Arc::new(view);
         let decision = decide(&view, &mut self.memory);
         let changed = {

@@ -22,7 +22,8 @@ const SWITCHOVER_PATIENCE: Duration = Duration::from_secs(5);
 /// Virtual addresses go before it too: once it is committed, another member may take them.
 fn end(view: &View, memory: &mut Memory, cause: EndCause) -> Option<Verdict> {
     let epoch = view.record.epoch;
-    if view.addresses_until.is_some_and(|until| view.now < until) && !mutated(Mutant::AddressesKept) {
+    let is_there = view.addresses_until.is_some_and(|until| view.now < until);
+    if is_there && !mutated(Mutant::AddressesKept) && !mutated(Mutant::LeaseKept) {
         memory.ending = Some((epoch, cause));
         return Verdict::act(Reason::LettingAddressesGo { epoch }, Action::Relinquish { epoch });
     }

@@ -3,11 +3,17 @@
 use std::collections::BTreeSet;
 
 use mainstay_core::record::{Command, EndCause, OnCrash, Record};
-use mainstay_core::vip::{Claim, claim, over};
+use mainstay_core::view::View;
+use mainstay_core::vip::{Claim, over};
 use mainstay_core::{Epoch, Now};
 
 use crate::cluster::{END, apply, grant, open, opened, report, seen_by};
 use crate::notation::member;
+
+/// Of a process that has asked for the grant itself.
+fn claim(view: &View) -> Option<Claim> {
+    mainstay_core::vip::claim(view, mainstay_core::vip::known(view, true, Epoch(0)))
+}
 
 const NOW: Now = Now(900_000_000_000);
 
@@ -70,4 +76,30 @@ fn what_is_over_is_not_what_may_be_resumed() {
     assert_eq!(over("m1", 0), Epoch(0));
     assert_eq!(over("m1", 1), Epoch(1));
     assert_eq!(over("m2", 0), Epoch(1));
+}
+
+#[test]
+fn a_process_that_was_started_anew_claims_what_postgresql_is_open_under() {
+    use mainstay_core::view::Server;
+    use mainstay_core::vip::{claim, known};
+
+    let record = three();
+    let mut view = seen_by(&record, &member("m1"), NOW);
+    let epoch = record.epoch;
+    let open = |view: &mut View, opened| {
+        if let Server::Running(running) = &mut view.server {
+            running.opened = opened;
+        }
+    };
+    open(&mut view, Some(epoch));
+    assert_eq!(known(&view, false, Epoch(0)), epoch);
+    open(&mut view, None);
+    assert_eq!(known(&view, false, Epoch(0)), Epoch(0));
+    // The one before it may have proposed the end: the lease runs in the guard, and the record does not say so yet.
+    view.server = Server::Down { last_opened: Some(epoch) };
+    assert!(view.holds_lease());
+    assert_eq!(claim(&view, known(&view, false, Epoch(0))), None);
+    // What is known stays so while PostgreSQL is restarted in place.
+    assert!(claim(&view, known(&view, false, epoch)).is_some());
+    assert_eq!(claim(&view, Epoch(epoch.0 + 1)), None);
 }

@@ -17,6 +17,8 @@ pub(crate) struct Addresses {
     me: MemberId,
     /// How long a renewed lease lasts: no order is for longer.
     usable: Duration,
+    /// The newest epoch that no earlier process of this member can have ended.
+    known: Epoch,
     /// The newest epoch whose lease this process has given up.
     relinquished: Epoch,
     /// Whether it was said last that they may be here.
@@ -44,6 +46,7 @@ impl Addresses {
         Addresses {
             me: configuration.me.clone(),
             usable,
+            known: Epoch(0),
             relinquished: Epoch(0),
             claims: false,
             until: Some(now.plus(usable)),
@@ -56,9 +59,10 @@ impl Addresses {
     ///
     /// As long as the claim is said, orders are given whose deadlines grow with the lease's, however rarely this loop turns. So it
     /// is counted from the moment at which it is said no more.
-    pub(super) fn follow(&mut self, view: &View, process: &vip::Addresses) -> Option<Now> {
+    pub(super) fn follow(&mut self, view: &View, asked_here: bool, process: &vip::Addresses) -> Option<Now> {
         self.seen = process.seen();
-        let claim = mainstay_core::vip::claim(view)
+        self.known = mainstay_core::vip::known(view, asked_here, self.known);
+        let claim = mainstay_core::vip::claim(view, self.known)
             .filter(|claim| self.seen.is_ready && claim.epoch > self.relinquished);
         process.say(Said { claim, over: mainstay_core::vip::over(view, self.relinquished) });
         let claimed = std::mem::replace(&mut self.claims, claim.is_some());
@@ -137,6 +141,7 @@ mod tests {
         Addresses {
             me: MemberId::new("m1").unwrap(),
             usable: Duration::from_millis(2_400),
+            known: Epoch(0),
             relinquished: Epoch(0),
             claims: false,
             until: None,

@@ -10,6 +10,9 @@ use crate::world::World;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Addresses {
     claimed: Option<Epoch>,
+    known: Epoch,
+    /// The newest epoch whose lease was given up, as the main loop remembers it.
+    pub(crate) relinquished: Epoch,
     over: Epoch,
     released: Epoch,
     until: Option<Now>,
@@ -18,7 +21,14 @@ pub(crate) struct Addresses {
 impl Addresses {
     /// Whatever an earlier process was told may last until then.
     pub(crate) fn new(until: Now) -> Addresses {
-        Addresses { claimed: None, over: Epoch(0), released: Epoch(0), until: Some(until) }
+        Addresses {
+            claimed: None,
+            known: Epoch(0),
+            relinquished: Epoch(0),
+            over: Epoch(0),
+            released: Epoch(0),
+            until: Some(until),
+        }
     }
 }
 
@@ -27,8 +37,12 @@ impl World {
     pub(super) fn follow_addresses(&mut self, machine: usize) {
         let usable = mainstay_core::lease::usable(self.config.lease);
         let member = self.member(machine);
-        let relinquished = member.relinquished;
-        let claim = mainstay_core::vip::claim(&member.view).filter(|claim| claim.epoch > relinquished);
+        let relinquished = member.addresses.relinquished;
+        let request = member.view.record.tenure().map(|tenure| tenure.request);
+        let asked_here = member.requests.iter().any(|(number, _)| Some(*number) == request);
+        member.addresses.known = mainstay_core::vip::known(&member.view, asked_here, member.addresses.known);
+        let claim = mainstay_core::vip::claim(&member.view, member.addresses.known)
+            .filter(|claim| claim.epoch > relinquished);
         let over = mainstay_core::vip::over(&member.view, relinquished);
         let (now, newest) = (member.view.now, member.view.record.epoch);
         let known = &mut member.addresses;
@@ -60,8 +74,10 @@ impl World {
     }
 
     pub(super) fn address_let_go(&mut self, machine: usize, epoch: Epoch) {
-        let address = &mut self.machines[machine].address;
-        *address = address.filter(|(held, _)| *held > epoch);
+        // It takes away whatever is there by its kind's hand, also what a process before it has put there.
+        if self.member(machine).addresses.claimed.is_none_or(|claimed| claimed <= epoch) {
+            self.machines[machine].address = None;
+        }
         let released = &mut self.member(machine).addresses.released;
         *released = (*released).max(epoch);
         self.wake(machine);

@@ -112,10 +112,12 @@ impl World {
     /// The lease is given up: no renewal, no opening. What comes after waits until an opening that was asked for is answered,
     /// since a guard that stood still may do it late.
     fn relinquish(&mut self, machine: usize, epoch: Epoch) -> bool {
-        if self.mutated(ShellMutant::RelinquishIgnored) {
+        let ignored = self.mutated(ShellMutant::RelinquishIgnored);
+        let member = self.member(machine);
+        member.addresses.relinquished = member.addresses.relinquished.max(epoch);
+        if ignored {
             return true;
         }
-        let member = self.member(machine);
         member.relinquished = member.relinquished.max(epoch);
         if member.holder.as_ref().is_some_and(|holder| holder.epoch() <= epoch) {
             member.holder = None;

@@ -37,6 +37,7 @@ const BY_CHANCE: &[(&str, &str, u64)] = &[
     ("RemovedWhileItVotes", "members_settle", 300),
     ("RosterNotTold", "members_settle", 600),
     ("LeftoversTolerated", "lease", 100),
+    ("AddressesKept", "one_address", 100),
 ];
 
 /// By a script, within 20 seeds.
