@@ -54,7 +54,6 @@ const FIXED: &[Fixed] = &[
     fixed_value("tcp_keepalives_idle", "2s", NETWORK),
     fixed_value("tcp_keepalives_interval", "1s", NETWORK),
     fixed_value("tcp_keepalives_count", "3", NETWORK),
-    fixed_value("tcp_user_timeout", "5s", NETWORK),
     fixed_value("client_connection_check_interval", "1s", NETWORK),
     fixed_value("max_standby_streaming_delay", "1s", FAILOVER),
     fixed_value("max_standby_archive_delay", "1s", FAILOVER),
