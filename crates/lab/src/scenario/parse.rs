@@ -1,5 +1,7 @@
 //! From a scenario's text to its steps. Every error names the file, the line and what is understood there.
 
+mod addresses;
+
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -259,24 +261,6 @@ fn command(words: &[&str], refused: Option<String>) -> Result<Action, String> {
     }
 }
 
-fn address_expectation(words: &[&str]) -> Result<Expectation, String> {
-    use Expectation as E;
-    Ok(match words {
-        ["address", "at", who, "within", time @ ..] => {
-            E::AddressAt { who: target(who)?, within: duration(time)? }
-        }
-        ["address", "left", who, "within", time @ ..] => {
-            E::AddressLeft { who: target(who)?, within: duration(time)? }
-        }
-        ["address-gap", "<", time @ ..] => E::AddressGap { below: duration(time)? },
-        ["one", "address", "holder"] => E::OneAddressHolder,
-        _ => {
-            let known = "address at MEMBER within TIME, address left MEMBER within TIME, address-gap < TIME, one address holder";
-            return Err(format!("`expect {}` is not understood; there are: {known}", words.join(" ")));
-        }
-    })
-}
-
 fn expectation(words: &[&str]) -> Result<Expectation, String> {
     use Expectation as E;
     Ok(match words {
@@ -317,7 +301,7 @@ fn expectation(words: &[&str]) -> Result<Expectation, String> {
         ["sql", "proxy", "of", of, "runs", "within", time @ ..] => {
             E::SqlProxyRuns { of: target(of)?, within: duration(time)? }
         }
-        ["address" | "address-gap", ..] | ["one", "address", ..] => address_expectation(words)?,
+        ["address" | "address-gap", ..] | ["one", "address", ..] => addresses::expectation(words)?,
         ["alone", "within", time @ ..] => E::Alone { within: duration(time)? },
         ["at-risk", "shown"] => E::AtRisk,
         ["explain", "of", on, text, "within", time @ ..] => {
