@@ -78,14 +78,12 @@ pub fn parse(name: &str, path: &str, text: &str) -> Result<Scenario, ScenarioErr
         let action = action(&words).map_err(|message| fail(line, message))?;
         scenario.steps.push(Step { line, action });
     }
-    match scenario.steps.last() {
-        Some(Step { action: Action::Expect(Expectation::NothingLost | Expectation::SomeLost), .. }) => {
-            Ok(scenario)
-        }
-        _ => {
-            Err(fail(text.lines().count(), "every story ends with `expect lost 0, duplicated 0`".to_owned()))
-        }
+    let is_end =
+        |step: &Step| matches!(step.action, Action::Expect(Expectation::NothingLost | Expectation::SomeLost));
+    if scenario.steps.last().is_some_and(is_end) {
+        return Ok(scenario);
     }
+    Err(fail(text.lines().count(), "every story ends with `expect lost 0, duplicated 0`".to_owned()))
 }
 
 /// The comment at the top, as one text.
@@ -124,7 +122,7 @@ fn head(scenario: &mut Scenario, words: &[&str]) -> Result<bool, String> {
         ["cluster", members, rest @ ..] => {
             let count =
                 |word: &str| number(word)?.try_into().map_err(|_| format!("{word} members are too many"));
-            let (sql_proxy, vip) = (scenario.plan.sql_proxy, scenario.plan.vip);
+            let Plan { sql_proxy, vip, .. } = scenario.plan;
             let mut plan = Plan { sql_proxy, vip, ..Plan::new(count(members)?) };
             let mut rest = rest;
             while let [word @ ("supervised" | "founded"), more @ ..] = rest {
