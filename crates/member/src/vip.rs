@@ -195,10 +195,16 @@ impl Keeper<'_> {
                 Ok(())
             }
         };
-        let _ = process.child.kill();
-        let status = process.child.wait().map_err(|error| error.to_string())?;
-        let ended = || process.error.unwrap_or_else(|| format!("its process has ended ({status})"));
-        outcome.map_err(|why| why.unwrap_or_else(ended))
+        machinery.vip.seen.send_modify(|seen| seen.is_ready = false);
+        let Process { mut child, error, .. } = process;
+        let _ = child.kill();
+        // One that waits in the kernel ends when that lets it; nobody here waits with it.
+        let waited = tokio::task::spawn_blocking(move || child.wait());
+        let status = match timeout(KILL_PATIENCE, waited).await {
+            Ok(Ok(Ok(status))) => status.to_string(),
+            _ => "it is still there after SIGKILL".to_owned(),
+        };
+        outcome.map_err(|why| why.or(error).unwrap_or_else(|| format!("its process has ended ({status})")))
     }
 
     fn start(&self) -> io::Result<Process> {
@@ -221,26 +227,31 @@ impl Keeper<'_> {
     async fn converse(&mut self, process: &mut Process) -> Result<(), Option<String>> {
         let mut said = self.machinery.vip.said.subscribe();
         let mut patience = START_PATIENCE;
-        let mut heard_at = Instant::now();
+        // Since when an answer is due, and when this loop has turned last: who stands still hears nothing.
+        let (mut asked_at, mut turned_at) = (Some(Instant::now()), Instant::now());
         let mut tick = tokio::time::interval(ORDER_INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let line = tokio::select! {
                 biased;
-                line = process.answers.next_line() => Some(line),
                 Ok(()) = said.changed() => None,
                 Ok(()) = self.lease.changed() => None,
                 _ = tick.tick() => None,
+                line = process.answers.next_line() => Some(line),
             };
+            if turned_at.elapsed() > ORDER_INTERVAL * 2 {
+                asked_at = asked_at.map(|_| Instant::now());
+            }
+            turned_at = Instant::now();
             if let Some(line) = line {
                 let line = line.ok().flatten().ok_or(None)?;
                 let answer: Answer = serde_json::from_str(&line).map_err(|error| Some(error.to_string()))?;
                 process.error.clone_from(&answer.error);
                 self.heard(answer);
-                (heard_at, patience) = (Instant::now(), SILENCE);
+                (asked_at, patience) = (None, SILENCE);
                 continue;
             }
-            if heard_at.elapsed() > patience {
+            if asked_at.is_some_and(|at| at.elapsed() > patience) {
                 let ms = patience.as_millis();
                 return Err(Some(format!("its process has not answered for {ms} ms, and is replaced")));
             }
@@ -249,6 +260,7 @@ impl Keeper<'_> {
                 let held = self.lease.borrow_and_update().held;
                 let order = self.order(held, *said.borrow_and_update());
                 tell(&mut process.orders, &order).await.map_err(|_| None)?;
+                asked_at.get_or_insert_with(Instant::now);
             }
         }
     }

@@ -58,6 +58,8 @@ enum Stage {
         announced_from: u64,
         announced: usize,
         last_announced: u64,
+        /// Somebody else has claimed it since.
+        is_challenged: bool,
     },
 }
 
@@ -115,6 +117,10 @@ impl Held {
 
     /// Removes it, wherever it is by our hand. An error: it may be there for what is left of its life.
     pub(crate) fn let_go(&mut self, netlink: &mut Netlink) -> io::Result<()> {
+        // Where this process has put it, whatever the list says.
+        if let (Stage::Held { .. }, Some((interface, _))) = (&self.stage, &self.place) {
+            netlink.remove(self.rule.address, interface.index)?;
+        }
         let ours = |found: &Found| found.address == self.rule.address && found.tag == TAG;
         let found = netlink.addresses()?;
         for place in found.iter().filter(|found| ours(found)) {
@@ -153,12 +159,7 @@ impl Held {
         match &mut self.stage {
             Stage::Free => {}
             Stage::Asking { answered, .. } => *answered = true,
-            Stage::Held { last_announced, announced, .. } => {
-                if now.saturating_sub(*last_announced) >= ns(DEFENCE_INTERVAL) {
-                    *announced = (*announced).min(ANNOUNCEMENTS_MS.len());
-                    *last_announced = 0;
-                }
-            }
+            Stage::Held { is_challenged, .. } => *is_challenged = true,
         }
         if is_news {
             warn!(%address, "the machine with the hardware address {other} says that it has {address}");
@@ -187,8 +188,8 @@ impl Held {
     fn find_place(&mut self) -> Result<(), String> {
         let known = self.place.as_ref().map(|(interface, _)| interface);
         let mut found = interface::find(self.rule.address, self.rule.interface.as_deref());
-        if let (Err(FindError::NoNetwork { .. }), Some(known)) = (&found, known) {
-            // An interface that was down has lost its networks of IPv6.
+        if let (Err(FindError::NoNetwork { .. } | FindError::Several { .. }), Some(known)) = (&found, known) {
+            // An interface that was down has lost its networks of IPv6; another one may have been given the same network.
             found = interface::find(self.rule.address, Some(&known.name));
         }
         let found = found.map_err(|error| error.to_string())?;
@@ -234,7 +235,12 @@ impl Held {
     }
 
     fn take(&mut self, now: u64, allowed: Allowed, netlink: &mut Netlink) -> Result<(), String> {
+        if lifetime_s(now, allowed.deadline_ns) == 0 {
+            self.stage = Stage::Free;
+            return Ok(());
+        }
         self.refresh(now, allowed, netlink)?;
+        self.check_tag(netlink)?;
         let announced_from = now_ns();
         self.stage = Stage::Held {
             since: announced_from,
@@ -242,10 +248,24 @@ impl Held {
             announced_from,
             announced: 0,
             last_announced: 0,
+            is_challenged: false,
         };
         let place = self.place.as_ref().map_or("", |(interface, _)| interface.name.as_str());
         info!(address = %self.rule.address, interface = place, "held");
         self.announce(announced_from)
+    }
+
+    /// Without its tag it would not be known again, nor let go for certain.
+    fn check_tag(&mut self, netlink: &mut Netlink) -> Result<(), String> {
+        let Some((interface, _)) = &self.place else { return Ok(()) };
+        let found = netlink.addresses().map_err(|error| format!("addresses cannot be listed: {error}"))?;
+        if found.iter().any(|found| found.address == self.rule.address && found.tag == TAG) {
+            return Ok(());
+        }
+        let _ = netlink.remove(self.rule.address, interface.index);
+        self.stage = Stage::Free;
+        Err("this kernel does not mark addresses (IFA_PROTO); virtual addresses need Linux 5.18 or newer"
+            .to_owned())
     }
 
     /// Gives it what is left of the lease to live, if that is a second at least; otherwise it keeps what it has.
@@ -294,11 +314,13 @@ impl Held {
 
     fn announce(&mut self, now: u64) -> Result<(), String> {
         let Some((interface, wire)) = &self.place else { return Ok(()) };
-        let Stage::Held { announced_from, announced, last_announced, .. } = &mut self.stage else {
+        let Stage::Held { announced_from, announced, last_announced, is_challenged, .. } = &mut self.stage
+        else {
             return Ok(());
         };
         let is_due = match ANNOUNCEMENTS_MS.get(*announced) {
             _ if *last_announced == 0 => true,
+            _ if *is_challenged && now >= *last_announced + ns(DEFENCE_INTERVAL) => true,
             Some(after_ms) => now >= *announced_from + after_ms * 1_000_000,
             None => now >= *last_announced + ns(ANNOUNCEMENT_INTERVAL),
         };
@@ -306,7 +328,7 @@ impl Held {
             return Ok(());
         }
         *announced = announced.saturating_add(1);
-        *last_announced = now;
+        (*last_announced, *is_challenged) = (now, false);
         match wire.announce() {
             // It is announced when the link is up again.
             Err(error) if error.raw_os_error() == Some(nix::libc::ENETDOWN) => Ok(()),
@@ -318,10 +340,12 @@ impl Held {
         match &self.stage {
             Stage::Free => now + ns(REFRESH),
             Stage::Asking { next, .. } => *next,
-            Stage::Held { refreshed, announced_from, announced, .. } => {
+            Stage::Held { refreshed, announced_from, announced, last_announced, is_challenged, .. } => {
                 let announcement =
                     ANNOUNCEMENTS_MS.get(*announced).map(|ms| *announced_from + ms * 1_000_000);
-                (*refreshed + ns(REFRESH)).min(announcement.unwrap_or(u64::MAX)).max(now)
+                let answer = is_challenged.then(|| *last_announced + ns(DEFENCE_INTERVAL));
+                let due = [announcement, answer].into_iter().flatten().min().unwrap_or(u64::MAX);
+                (*refreshed + ns(REFRESH)).min(due).max(now)
             }
         }
     }
@@ -329,8 +353,10 @@ impl Held {
 
 fn privileged(interface: &str, error: &io::Error) -> String {
     if error.kind() == io::ErrorKind::PermissionDenied {
-        return "this process has neither CAP_NET_ADMIN nor CAP_NET_RAW; run Mainstay's service as root, as its unit does"
-            .to_owned();
+        return format!(
+            "{interface}: the kernel refuses it ({error}); Mainstay's service has to run as root, as its unit does, and an \
+             address of IPv6 needs an interface where that is not disabled"
+        );
     }
     format!("{interface}: {error}")
 }

@@ -13,10 +13,15 @@ use crate::configuration::Configuration;
 use crate::status::OwnAddress;
 use crate::vip::{self, Said, Seen};
 
+/// An address's life may end so long after the deadline that it was given (`crates/vip/src/holder.rs`).
+const KERNEL_IS_LATE: Duration = Duration::from_millis(600);
+
 pub(crate) struct Addresses {
     me: MemberId,
-    /// How long a renewed lease lasts: no order is for longer.
-    usable: Duration,
+    /// How long a renewed lease lasts, and so every order, and how late the kernel may carry it out.
+    longest: Duration,
+    /// What an earlier process was told is over then, whatever this one says.
+    begun: Now,
     /// The newest epoch that no earlier process of this member can have ended.
     known: Epoch,
     /// The newest epoch whose lease this process has given up.
@@ -42,14 +47,15 @@ struct Last {
 
 impl Addresses {
     pub(crate) fn new(now: Now, configuration: &Configuration) -> Addresses {
-        let usable = mainstay_core::lease::usable(configuration.lease);
+        let longest = mainstay_core::lease::usable(configuration.lease) + KERNEL_IS_LATE;
         Addresses {
             me: configuration.me.clone(),
-            usable,
+            longest,
+            begun: now.plus(longest),
             known: Epoch(0),
             relinquished: Epoch(0),
             claims: false,
-            until: Some(now.plus(usable)),
+            until: Some(now.plus(longest)),
             seen: Seen::default(),
             last: BTreeMap::new(),
         }
@@ -67,8 +73,9 @@ impl Addresses {
         process.say(Said { claim, over: mainstay_core::vip::over(view, self.relinquished) });
         let claimed = std::mem::replace(&mut self.claims, claim.is_some());
         if claimed || self.claims {
-            self.until = Some(clock::now().plus(self.usable));
-        } else if self.seen.released >= view.record.epoch || self.until.is_some_and(|until| until <= view.now)
+            self.until = Some(clock::now().plus(self.longest));
+        } else if self.seen.released >= view.record.epoch && self.begun <= view.now
+            || self.until.is_some_and(|until| until <= view.now)
         {
             self.until = None;
         }
@@ -140,7 +147,8 @@ mod tests {
     fn addresses() -> Addresses {
         Addresses {
             me: MemberId::new("m1").unwrap(),
-            usable: Duration::from_millis(2_400),
+            longest: Duration::from_millis(2_400),
+            begun: Now(0),
             known: Epoch(0),
             relinquished: Epoch(0),
             claims: false,
