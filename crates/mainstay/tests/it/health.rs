@@ -86,10 +86,12 @@ fn standbys_say_what_commits_wait_for_as_members_stop_and_return() {
 }
 
 /// What a running primary with standbys exports is what the program can export, in the form that is declared; what a
-/// verification on a schedule has found is there where there is a schedule, and what of the SQL proxy's pools where it has clients.
+/// verification on a schedule has found is there where there is a schedule, what of the SQL proxy's pools where it has clients, and what of
+/// virtual addresses where there are some.
 fn every_metric_is_exported(demo: &Demo) {
-    let is_always_there =
-        |name: &String| !name.starts_with("mainstay_verify_") && !name.starts_with("mainstay_sql_");
+    let is_always_there = |name: &String| {
+        ["mainstay_verify_", "mainstay_sql_", "mainstay_vip_"].iter().all(|some| !name.starts_with(some))
+    };
     let mut exported = monitoring::exported();
     exported.retain(is_always_there);
     wait_until("every metric is known", || {
