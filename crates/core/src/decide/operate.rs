@@ -78,10 +78,15 @@ pub(super) fn leave_stopped(view: &View, _: &mut Memory) -> Option<Verdict> {
     None
 }
 
-/// Its time is over. Whoever leads the log says so: there may be no primary.
+/// Who leads the log of a cluster that is there says what is over: there may be no primary.
+fn speaks(view: &View) -> bool {
+    view.leads && view.record.format != 0
+}
+
+/// Its time is over.
 pub(super) fn resume(view: &View, _: &mut Memory) -> Option<Verdict> {
     let until = view.record.paused()?.until_unix_ms?;
-    if !view.leads || view.unix_ms < until {
+    if !speaks(view) || view.unix_ms < until {
         return None;
     }
     propose(Reason::PauseOver { member: None }, Operate::Resume {})
@@ -90,7 +95,7 @@ pub(super) fn resume(view: &View, _: &mut Memory) -> Option<Verdict> {
 pub(super) fn end_maintenance(view: &View, _: &mut Memory) -> Option<Verdict> {
     let is_over = |until: Option<u64>| until.is_some_and(|until| view.unix_ms >= until);
     let mut maintained = view.record.operation.maintenance.iter();
-    let (member, _) = maintained.find(|(_, pause)| view.leads && is_over(pause.until_unix_ms))?;
+    let (member, _) = maintained.find(|(_, pause)| speaks(view) && is_over(pause.until_unix_ms))?;
     let member = member.clone();
     propose(Reason::PauseOver { member: Some(member.clone()) }, Operate::EndMaintenance { member })
 }
@@ -106,7 +111,7 @@ pub(super) fn forget_reinit(view: &View, _: &mut Memory) -> Option<Verdict> {
     };
     let mut given_up = view.record.operation.reinit.iter();
     let done = |(member, old): &(&MemberId, &_)| now_there(member).is_some_and(|now| now != **old);
-    let member = given_up.find(|entry| view.leads && done(entry))?.0.clone();
+    let member = given_up.find(|entry| speaks(view) && done(entry))?.0.clone();
     propose(Reason::CopiedAnew { member: member.clone() }, Operate::ForgetReinit { member })
 }
 
