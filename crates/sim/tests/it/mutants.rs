@@ -35,7 +35,7 @@ const BY_CHANCE: &[(&str, &str, u64)] = &[
     ("HalfChangedStarted", "whole_directory", 200),
     ("GuardWithoutDeadline", "no_write_without_lease", 100),
     ("RemovedWhileItVotes", "members_settle", 300),
-    ("RosterNotTold", "members_settle", 600),
+    ("RosterNotTold", "standbys_again", 700),
     ("LeftoversTolerated", "lease", 100),
     ("AddressesKept", "one_address", 100),
 ];
