@@ -37,11 +37,11 @@ impl Statement {
         &self.key[size_of::<u64>()..][..self.body_bytes]
     }
 
-    /// Appends the `Parse` that makes it on a server, as it was first prepared.
-    pub(crate) fn push_parse(&self, out: &mut Vec<u8>) {
+    /// Appends the `Parse` that makes it on a server: of its body as it was first prepared, or as clients were told.
+    pub(crate) fn push_parse(&self, body: &[u8], out: &mut Vec<u8>) {
         push(out, b'P', |out| {
             push_string(out, &self.name());
-            out.extend_from_slice(self.body());
+            out.extend_from_slice(body);
         });
     }
 

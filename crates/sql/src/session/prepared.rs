@@ -71,7 +71,7 @@ impl Session {
             });
         } else {
             self.replace(&statement, ReplyKind::Named, output);
-            statement.push_parse(output);
+            statement.push_parse(statement.body(), output);
         }
         self.statements.insert(name.into(), statement);
         Ok(())
@@ -91,10 +91,7 @@ impl Session {
         if let Some(server) = self.server.as_mut() {
             server.statements.is_sure(statement.id, |sure| sure.parameters = statement.told.has_parameters());
         }
-        push(output, b'P', |out| {
-            push_string(out, &statement.name());
-            out.extend_from_slice(&statement.body_as_told());
-        });
+        statement.push_parse(&statement.body_as_told(), output);
     }
 
     /// Makes room for a statement that is to be prepared on the server, which closes another one if it has too many.
